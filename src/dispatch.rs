@@ -1,0 +1,223 @@
+//! Dispatch: from a target to outboxes, and from outboxes to receipts.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::clock::UnixNanos;
+use crate::event::{Generation, Payload};
+use crate::ids::ConnectionId;
+use crate::labels::Labels;
+use crate::metrics::{Metrics, SendOutcome};
+use crate::outbox::{Frame, Refused, Written};
+use crate::registry::{Connection, Registry, Target};
+
+/// Something to send.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// To whom.
+    pub target: Target,
+    /// What.
+    pub payload: Payload,
+    /// Whether the sender wants to know when the kernel has taken it.
+    pub written: bool,
+    /// Not to be written after this.
+    pub deadline: Option<Instant>,
+    /// Only to a connection of this generation.
+    pub if_generation: Option<Generation>,
+}
+
+/// How far a message came.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// In the outbox.
+    Accepted,
+    /// The kernel took its last byte before our Close.
+    Written,
+}
+
+/// Why one connection did not get a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Failure {
+    /// It was ending.
+    NotConnected,
+    /// Its outbox was full.
+    OutboxFull,
+    /// It ended with the message on the way; the client may or may not have it.
+    OutcomeUnknown,
+}
+
+/// What became of a message to one connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Delivery {
+    /// The connection.
+    pub connection_id: ConnectionId,
+    /// The stage reached; none if it was not accepted.
+    pub stage: Option<Stage>,
+    /// When.
+    pub time: UnixNanos,
+    /// Why no further, if it went wrong.
+    pub failure: Option<Failure>,
+}
+
+/// Why a message reached no connection at all. It was not and will not be delivered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// Nobody there.
+    #[error("the client is not connected")]
+    NotConnected,
+    /// Every outbox was full.
+    #[error("the outbox of the connection is full")]
+    OutboxFull,
+    /// Another generation than the one asked for.
+    #[error("the connection's generation is {actual}, not {expected}")]
+    Generation {
+        /// The one asked for.
+        expected: Generation,
+        /// The one that is there.
+        actual: Generation,
+    },
+    /// The caller's deadline passed with the message still in the outbox; it was taken out.
+    #[error("the deadline passed before the message was written; it was not sent")]
+    Expired,
+}
+
+/// How a broadcast went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct BroadcastOutcome {
+    /// Connections that matched.
+    pub matched: u64,
+    /// Those whose outbox took it.
+    pub accepted: u64,
+}
+
+/// A message that was put in outboxes, with the receipts to come.
+#[derive(Debug)]
+pub struct Accepted {
+    deliveries: Vec<(Delivery, Option<oneshot::Receiver<Written>>)>,
+}
+
+/// Sends to connections by client id, connection id or labels.
+#[derive(Clone)]
+pub struct Dispatch {
+    registry: Arc<Registry>,
+    metrics: Arc<Metrics>,
+}
+
+impl Dispatch {
+    /// Over the connections of `registry`.
+    #[must_use]
+    pub fn new(registry: Arc<Registry>, metrics: Arc<Metrics>) -> Self {
+        Self { registry, metrics }
+    }
+
+    /// Puts a message in the outbox of each connection that its target names. Never waits.
+    ///
+    /// # Errors
+    /// [`SendError`] if no outbox took it.
+    pub fn accept(&self, outgoing: &Outgoing) -> Result<Accepted, SendError> {
+        let connections = self.registry.open(&outgoing.target);
+        if let Some(expected) = outgoing.if_generation
+            && let Some(other) = connections.iter().find(|c| c.info().generation() != expected)
+        {
+            return Err(SendError::Generation { expected, actual: other.info().generation() });
+        }
+        let deliveries: Vec<_> = connections.iter().map(|connection| self.push(connection, outgoing)).collect();
+        if deliveries.iter().any(|(delivery, _)| delivery.failure.is_none()) {
+            return Ok(Accepted { deliveries });
+        }
+        let full = deliveries.iter().any(|(delivery, _)| delivery.failure == Some(Failure::OutboxFull));
+        if full {
+            return Err(SendError::OutboxFull);
+        }
+        if deliveries.is_empty() {
+            self.metrics.sends.of(SendOutcome::NotConnected).inc();
+        }
+        Err(SendError::NotConnected)
+    }
+
+    fn push(
+        &self,
+        connection: &Arc<Connection>,
+        outgoing: &Outgoing,
+    ) -> (Delivery, Option<oneshot::Receiver<Written>>) {
+        let (receipt, receiver) = outgoing.written.then(oneshot::channel).unzip();
+        let frame = Frame { payload: outgoing.payload.clone(), receipt, deadline: outgoing.deadline };
+        let pushed = connection.outbox.push(frame, self.registry.settings().outbox);
+        let (outcome, stage, failure) = match pushed {
+            Ok(()) => (SendOutcome::Accepted, Some(Stage::Accepted), None),
+            Err(Refused::Full) => (SendOutcome::OutboxFull, None, Some(Failure::OutboxFull)),
+            Err(Refused::Closed) => (SendOutcome::NotConnected, None, Some(Failure::NotConnected)),
+        };
+        self.metrics.sends.of(outcome).inc();
+        if pushed.is_ok() {
+            connection.wake();
+        }
+        let time = self.registry.clock().wall_nanos();
+        let delivery = Delivery { connection_id: connection.info().connection_id, stage, time, failure };
+        (delivery, receiver.filter(|_| pushed.is_ok()))
+    }
+
+    /// Waits for the receipts of a message, at most until `timeout` has passed; then the stage reached stands.
+    ///
+    /// # Errors
+    /// [`SendError::Expired`] if the deadline of the message passed on every connection before it was written.
+    pub async fn settle(&self, accepted: Accepted, timeout: Duration) -> Result<Vec<Delivery>, SendError> {
+        let until = Instant::now() + timeout;
+        let mut deliveries = Vec::with_capacity(accepted.deliveries.len());
+        let mut expired = false;
+        for (mut delivery, receipt) in accepted.deliveries {
+            let Some(receipt) = receipt else {
+                deliveries.push(delivery);
+                continue;
+            };
+            match tokio::time::timeout_at(until, receipt).await {
+                Ok(Ok(Written::Yes)) => {
+                    delivery.stage = Some(Stage::Written);
+                    delivery.time = self.registry.clock().wall_nanos();
+                }
+                Ok(Ok(Written::Expired)) => {
+                    expired = true;
+                    continue;
+                }
+                // The connection ended with the frame in its outbox or half in the kernel.
+                Ok(Err(_)) => delivery.failure = Some(Failure::OutcomeUnknown),
+                Err(_) => {}
+            }
+            deliveries.push(delivery);
+        }
+        if expired && deliveries.is_empty() { Err(SendError::Expired) } else { Ok(deliveries) }
+    }
+
+    /// Puts a message in the outbox of every connection whose labels match; an empty selector matches all. Never waits.
+    #[must_use]
+    pub fn broadcast(&self, selector: &Labels, payload: &Payload) -> BroadcastOutcome {
+        let mut outcome = BroadcastOutcome::default();
+        let limits = self.registry.settings().outbox;
+        self.registry.for_each_open(selector, |connection| {
+            outcome.matched += 1;
+            let frame = Frame { payload: payload.clone(), receipt: None, deadline: None };
+            let result = match connection.outbox.push(frame, limits) {
+                Ok(()) => {
+                    outcome.accepted += 1;
+                    connection.wake();
+                    SendOutcome::Accepted
+                }
+                Err(Refused::Full) => SendOutcome::OutboxFull,
+                Err(Refused::Closed) => SendOutcome::NotConnected,
+            };
+            self.metrics.sends.of(result).inc();
+        });
+        outcome
+    }
+}
+
+impl Accepted {
+    /// The deliveries as they are, without waiting for receipts.
+    #[must_use]
+    pub fn deliveries(self) -> Vec<Delivery> {
+        self.deliveries.into_iter().map(|(delivery, _)| delivery).collect()
+    }
+}

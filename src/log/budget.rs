@@ -1,0 +1,98 @@
+//! Room in a log's queue, reserved before it is needed so that submitting never waits.
+
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+
+/// The bytes that one permit stands for; an event without a payload costs one.
+const GRAIN: usize = 256;
+
+/// Bounds the bytes that may wait in a log's queue. When it is full, `reserve` waits and `try_reserve` answers none; what that
+/// means is for the caller: a driver stops reading, a call fails with UNAVAILABLE.
+#[derive(Clone)]
+pub struct Budget {
+    permits: Arc<Semaphore>,
+    whole: u32,
+}
+
+/// Reserved room for one event; dropping it gives the room back.
+#[must_use]
+pub struct Slot {
+    permits: Arc<Semaphore>,
+    count: u32,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.permits.add_permits(self.count as usize);
+    }
+}
+
+impl Budget {
+    /// A budget of about this many bytes.
+    #[must_use]
+    pub fn new(bytes: usize) -> Self {
+        let whole =
+            u32::try_from(bytes / GRAIN).unwrap_or(u32::MAX).clamp(1, Semaphore::MAX_PERMITS.min(1 << 30) as u32);
+        Self { permits: Arc::new(Semaphore::new(whole as usize)), whole }
+    }
+
+    /// An event larger than the whole budget takes all of it, and so goes alone.
+    fn cost(&self, payload: usize) -> u32 {
+        u32::try_from(1 + payload / GRAIN).unwrap_or(u32::MAX).min(self.whole)
+    }
+
+    /// Room for an event with a payload of so many bytes, if there is room now.
+    #[must_use]
+    pub fn try_reserve(&self, payload: usize) -> Option<Slot> {
+        let count = self.cost(payload);
+        let permit = self.permits.try_acquire_many(count).ok()?;
+        permit.forget();
+        Some(Slot { permits: Arc::clone(&self.permits), count })
+    }
+
+    /// Room for an event with a payload of so many bytes, as soon as there is some. Callers set the deadline.
+    pub async fn reserve(&self, payload: usize) -> Slot {
+        let count = self.cost(payload);
+        // The semaphore is never closed, so the only outcome is a permit.
+        if let Ok(permit) = self.permits.acquire_many(count).await {
+            permit.forget();
+        }
+        Slot { permits: Arc::clone(&self.permits), count }
+    }
+
+    /// Whether nothing is reserved.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        self.permits.available_permits() == self.whole as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_budget_refuses_until_a_slot_is_dropped() {
+        let budget = Budget::new(2 * GRAIN);
+        let first = budget.try_reserve(0).expect("room");
+        let second = budget.try_reserve(0).expect("room");
+        assert!(budget.try_reserve(0).is_none());
+        drop(first);
+        assert!(budget.try_reserve(0).is_some());
+        drop(second);
+        assert!(budget.is_whole());
+    }
+
+    #[tokio::test]
+    async fn an_event_larger_than_the_budget_waits_for_all_of_it_and_goes_alone() {
+        let budget = Budget::new(4 * GRAIN);
+        let small = budget.try_reserve(0).expect("room");
+        assert!(budget.try_reserve(1 << 30).is_none());
+        drop(small);
+        let large = budget.reserve(1 << 30).await;
+        assert!(budget.try_reserve(0).is_none());
+        drop(large);
+        assert!(budget.is_whole());
+    }
+}

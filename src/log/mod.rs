@@ -1,0 +1,123 @@
+//! The log: the ordered record of events, which is the truth that everything else is a fold of.
+//!
+//! Append is two steps. [`Log::submit`] puts an event in the log's queue and never waits; queue order is log order. Later the
+//! log commits it (in the ring, synced, or acked, by implementation), gives it to the [`Apply`]er, and only then lets
+//! readers see it. [`contract`] is the suite that every implementation must pass.
+
+mod budget;
+#[cfg(test)]
+pub(crate) mod contract;
+mod memory;
+mod queue;
+mod ring;
+
+pub use budget::{Budget, Slot};
+pub use memory::{MemoryLog, Retention};
+pub use queue::Entry;
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use crate::clock::UnixNanos;
+use crate::event::Record;
+use crate::position::{Epoch, Offset, Position};
+
+/// A future behind `dyn Log`.
+pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
+
+/// The most records that one read hands out.
+pub const READ_RECORDS: usize = 512;
+
+/// An ordered record of events.
+pub trait Log: Send + Sync + 'static {
+    /// Which life of the log this is.
+    fn epoch(&self) -> Epoch;
+
+    /// What is kept.
+    fn bounds(&self) -> Bounds;
+
+    /// The room in the queue, to be reserved from before a lock is taken.
+    fn budget(&self) -> &Budget;
+
+    /// Appends an event. Never waits and never fails: the room was reserved before.
+    fn submit(&self, entry: Entry);
+
+    /// Appends two events with nothing between them, committed together.
+    fn submit_pair(&self, first: Entry, second: Entry);
+
+    /// The records after `after`, oldest first, at most [`READ_RECORDS`]; none if there is nothing newer yet.
+    /// Only what has been applied is handed out.
+    fn read(&self, after: Offset) -> BoxFuture<'_, Result<Vec<Arc<Record>>, ReadError>>;
+
+    /// The offset of the newest record that is committed and applied; changes wake the readers.
+    fn watch_head(&self) -> watch::Receiver<Offset>;
+
+    /// Forgets what is too old by age; committing forgets what is too much. Called from time to time.
+    fn retain(&self);
+}
+
+/// The ends of what a log keeps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Bounds {
+    /// The offset before the oldest record kept: a reader at it misses nothing.
+    pub before_oldest: Offset,
+    /// The newest record that is committed and applied, hence seen by readers.
+    pub head: Offset,
+    /// The newest record that is committed; a cursor past it is not ours.
+    pub committed: Offset,
+    /// When the oldest record kept happened.
+    pub oldest_time: Option<UnixNanos>,
+    /// How many records are kept.
+    pub records: usize,
+    /// How many bytes they keep alive.
+    pub bytes: usize,
+}
+
+/// Takes what was committed, in order, before any reader sees it.
+pub trait Apply: Send + Sync + 'static {
+    /// Applies a committed batch.
+    fn apply(&self, batch: &[Arc<Record>]);
+}
+
+/// Why nothing can be read from a place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// Records after that place are no longer kept.
+    #[error("the log no longer keeps what follows this position")]
+    Expired,
+}
+
+/// A place to read from that a cursor names, checked against the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CursorError {
+    /// Another life of the log.
+    #[error("the cursor is of another epoch of the log")]
+    OtherEpoch,
+    /// Past the end: not a cursor of this log.
+    #[error("the cursor is ahead of the log")]
+    Ahead,
+    /// What follows it is no longer kept.
+    #[error("the log no longer keeps what follows the cursor")]
+    Expired,
+}
+
+/// The offset to read on from for a position that a backend hands in.
+///
+/// # Errors
+/// Says why the log cannot be read from there.
+pub fn resume_from(log: &dyn Log, position: Position) -> Result<Offset, CursorError> {
+    if position.epoch != log.epoch() {
+        return Err(CursorError::OtherEpoch);
+    }
+    let bounds = log.bounds();
+    if position.offset > bounds.committed {
+        return Err(CursorError::Ahead);
+    }
+    if position.offset < bounds.before_oldest {
+        return Err(CursorError::Expired);
+    }
+    Ok(position.offset)
+}

@@ -1,0 +1,178 @@
+//! The outbox: the bounded queue of frames waiting to be written to one connection.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+
+use crate::event::Payload;
+
+/// How much may wait for one connection.
+#[derive(Clone, Copy, Debug)]
+pub struct OutboxLimits {
+    /// Frames.
+    pub frames: usize,
+    /// Bytes of their payloads.
+    pub bytes: usize,
+}
+
+/// A frame on its way to a client.
+#[derive(Debug)]
+pub struct Frame {
+    /// What to send.
+    pub payload: Payload,
+    /// Told when the kernel has taken the last byte; dropped if that will never be known, or never happen.
+    pub receipt: Option<oneshot::Sender<Written>>,
+    /// Not to be written after this.
+    pub deadline: Option<Instant>,
+}
+
+/// What becomes of a frame that was accepted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Written {
+    /// The kernel took its last byte before our Close.
+    Yes,
+    /// Its deadline passed first; no byte of it was written.
+    Expired,
+}
+
+/// Why a frame is not accepted. Full is not closed: the one may be tried again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// Over the limits.
+    Full,
+    /// The connection is ending.
+    Closed,
+}
+
+/// The frames waiting for one connection. When full it refuses; nothing waits for a slow client. Empty, it owns no memory.
+#[derive(Debug, Default)]
+pub struct Outbox(Mutex<Queue>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    frames: VecDeque<Frame>,
+    bytes: usize,
+    closed: bool,
+}
+
+impl Outbox {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Adds a frame.
+    ///
+    /// # Errors
+    /// [`Refused`], with the frame dropped.
+    pub fn push(&self, frame: Frame, limits: OutboxLimits) -> Result<(), Refused> {
+        let mut queue = self.queue();
+        if queue.closed {
+            return Err(Refused::Closed);
+        }
+        let bytes = queue.bytes + frame.payload.len();
+        if queue.frames.len() >= limits.frames || bytes > limits.bytes {
+            return Err(Refused::Full);
+        }
+        queue.bytes = bytes;
+        queue.frames.push_back(frame);
+        Ok(())
+    }
+
+    /// Takes the next frame to write; one whose deadline has passed is told so and skipped.
+    pub fn pop(&self, now: Instant) -> Option<Frame> {
+        let mut queue = self.queue();
+        loop {
+            let frame = queue.frames.pop_front();
+            if let Some(frame) = &frame {
+                queue.bytes -= frame.payload.len();
+            }
+            if queue.frames.is_empty() {
+                queue.frames = VecDeque::new();
+            }
+            match frame {
+                Some(Frame { deadline: Some(deadline), receipt, .. }) if deadline <= now => {
+                    if let Some(receipt) = receipt {
+                        // The caller may have left at its deadline.
+                        let _ = receipt.send(Written::Expired);
+                    }
+                }
+                frame => return frame,
+            }
+        }
+    }
+
+    /// Accepts no more; what is in it may still be written.
+    pub fn close(&self) {
+        self.queue().closed = true;
+    }
+
+    /// Drops what is in it; its receipts learn nothing more.
+    pub fn clear(&self) -> usize {
+        let mut queue = self.queue();
+        queue.bytes = 0;
+        std::mem::take(&mut queue.frames).len()
+    }
+
+    /// Frames and bytes waiting.
+    #[must_use]
+    pub fn depth(&self) -> (usize, usize) {
+        let queue = self.queue();
+        (queue.frames.len(), queue.bytes)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    const LIMITS: OutboxLimits = OutboxLimits { frames: 2, bytes: 10 };
+
+    fn frame(bytes: usize) -> Frame {
+        Frame { payload: Payload::Binary(vec![0; bytes].into()), receipt: None, deadline: None }
+    }
+
+    #[tokio::test]
+    async fn it_is_full_by_frames_and_by_bytes_and_has_room_again_after_a_pop() {
+        let outbox = Outbox::default();
+        assert_eq!(outbox.push(frame(1), LIMITS), Ok(()));
+        assert_eq!(outbox.push(frame(10), LIMITS), Err(Refused::Full));
+        assert_eq!(outbox.push(frame(9), LIMITS), Ok(()));
+        assert_eq!(outbox.push(frame(0), LIMITS), Err(Refused::Full));
+        assert_eq!(outbox.depth(), (2, 10));
+        assert!(outbox.pop(Instant::now()).is_some());
+        assert_eq!(outbox.push(frame(1), LIMITS), Ok(()));
+    }
+
+    #[tokio::test]
+    async fn closed_is_not_full_and_keeps_what_was_accepted() {
+        let outbox = Outbox::default();
+        outbox.push(frame(1), LIMITS).expect("room");
+        outbox.close();
+        assert_eq!(outbox.push(frame(1), LIMITS), Err(Refused::Closed));
+        assert!(outbox.pop(Instant::now()).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_frame_past_its_deadline_is_skipped_and_its_sender_told() {
+        let outbox = Outbox::default();
+        let (receipt, mut told) = oneshot::channel();
+        let deadline = Some(Instant::now() + Duration::from_secs(1));
+        outbox.push(Frame { receipt: Some(receipt), deadline, ..frame(1) }, LIMITS).expect("room");
+        outbox.push(frame(2), LIMITS).expect("room");
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(outbox.pop(Instant::now()).map(|frame| frame.payload.len()), Some(2));
+        assert_eq!(told.try_recv(), Ok(Written::Expired));
+    }
+
+    #[tokio::test]
+    async fn dropping_what_waits_leaves_its_receipts_without_an_answer() {
+        let outbox = Outbox::default();
+        let (receipt, mut told) = oneshot::channel();
+        outbox.push(Frame { receipt: Some(receipt), ..frame(1) }, LIMITS).expect("room");
+        assert_eq!(outbox.clear(), 1);
+        assert_eq!(told.try_recv(), Err(oneshot::error::TryRecvError::Closed));
+    }
+}

@@ -1,0 +1,90 @@
+//! The applier: the only code that edits the fold, called by the log with what it committed.
+
+use std::sync::Arc;
+
+use super::fold::{Change, Index};
+use super::registration::uncommitted_cost;
+use super::wheel::tick_at;
+use super::{Connection, Local, Registry, Shard, signal};
+use crate::clock::Millis;
+use crate::event::{ConnectionInfo, EventKind, Record};
+use crate::heartbeat::Pulse;
+use crate::log::Apply;
+
+impl Apply for Registry {
+    fn apply(&self, batch: &[Arc<Record>]) {
+        let now = self.clock.now();
+        for record in batch {
+            let mut shard = self.lock_client(record.event.connection.client_id.as_str());
+            shard.apply(record, now);
+        }
+    }
+}
+
+impl Shard {
+    fn apply(&mut self, record: &Record, now: Millis) {
+        let event = &record.event;
+        let joining = match event.kind {
+            EventKind::Connected(_) => self.take_joining(&event.connection),
+            _ => None,
+        };
+        let joined = joining.clone();
+        let change = self.fold.apply(record, || {
+            joining.map(|connection| {
+                let pulse = Pulse::start(now, connection.cadence(), fastrand::f64());
+                Local { connection, pulse, due: 0 }
+            })
+        });
+        match change {
+            Change::Joined(index) => {
+                self.look_at(index, now);
+                // Only now is it routable and listed; so only now may its driver go on.
+                if let Some(connection) = joined {
+                    connection.signal(signal::COMMITTED);
+                }
+            }
+            Change::Left(member) => {
+                if let Some(local) = member.held {
+                    local.connection.set_ended_at(record.offset);
+                }
+            }
+            Change::Touched(index) => self.touched(index, &event.kind, now),
+            Change::Unknown => {}
+        }
+        self.last_applied = record.offset;
+    }
+
+    fn touched(&mut self, index: Index, kind: &EventKind, now: Millis) {
+        let Some(Some(local)) = self.fold.held_mut(index) else { return };
+        match kind {
+            EventKind::MessageReceived(payload) => local.connection.sub_uncommitted(uncommitted_cost(payload.len())),
+            EventKind::Recovered { .. } => local.pulse.recovered(now),
+            EventKind::HeartbeatChanged(cadence) => {
+                local.connection.set_cadence(*cadence);
+                // The new settings count from now: what was silence under the old ones is not held against the client.
+                local.connection.seen_at(now);
+                local.pulse.next_beat = local.pulse.next_beat.min(now + Millis::from(cadence.interval));
+                self.look_at(index, now);
+            }
+            _ => {}
+        }
+    }
+
+    /// Has the sweep look at a connection as soon as it can, which sets its next timer.
+    fn look_at(&mut self, index: Index, now: Millis) {
+        let due = self.wheel.set(index, tick_at(now));
+        if let Some(Some(local)) = self.fold.held_mut(index) {
+            local.due = due;
+        }
+    }
+
+    fn take_joining(&mut self, info: &ConnectionInfo) -> Option<Arc<Connection>> {
+        let waiting = self.joining.get_mut(&info.client_id)?;
+        let at = waiting.iter().position(|connection| connection.info().connection_id == info.connection_id)?;
+        let connection = waiting.remove(at);
+        if waiting.is_empty() {
+            self.joining.remove(&info.client_id);
+        }
+        Some(connection)
+    }
+}

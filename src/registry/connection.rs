@@ -1,0 +1,283 @@
+//! The half of a live connection that others can reach: its outbox, what was observed of it, and how to wake its driver.
+
+use std::sync::atomic::{AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Context;
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use tokio::sync::oneshot;
+
+use crate::clock::{Clock, Millis};
+use crate::close::CloseReason;
+use crate::event::{ConnectionInfo, Stats};
+use crate::heartbeat::Cadence;
+use crate::labels::Labels;
+use crate::outbox::Outbox;
+use crate::position::Offset;
+
+/// What a driver is woken for, and what is true of its connection; bits of one word.
+pub mod signal {
+    /// The server's heartbeat is due.
+    pub const BEAT: u32 = 1;
+    /// The timeout is over: look into the socket once more, then end it.
+    pub const EXPIRE: u32 = 1 << 1;
+    /// A backend wants a Ping sent now.
+    pub const PROBE: u32 = 1 << 2;
+    /// `Connected` is committed (stays set).
+    pub const COMMITTED: u32 = 1 << 3;
+    /// The connection is ending; nothing it submits counts any more (stays set).
+    pub const SEALED: u32 = 1 << 4;
+    /// The driver is not reading, because the log is behind; silence does not count (set and cleared by the driver).
+    pub const PAUSED: u32 = 1 << 5;
+    /// A SUSPECT connection: `Suspected` was submitted and no `Recovered` since.
+    pub const SUSPECT: u32 = 1 << 6;
+
+    /// Those that say something happened, and are cleared when it has been seen.
+    pub const ONCE: u32 = BEAT | EXPIRE | PROBE;
+}
+
+/// The shared half of one live connection.
+pub struct Connection {
+    info: Arc<ConnectionInfo>,
+    /// Frames to write; closed when the connection is sealed.
+    pub outbox: Outbox,
+    /// Counters of what passed.
+    pub traffic: Traffic,
+    waker: AtomicWaker,
+    signals: AtomicU32,
+    uncommitted: AtomicU32,
+    last_seen: AtomicU64,
+    cadence: AtomicU64,
+    ended_at: AtomicI64,
+    opened: Millis,
+    ledger: Mutex<Ledger>,
+}
+
+/// What passed through a connection; read when it ends, by whoever ends it.
+#[derive(Default)]
+pub struct Traffic {
+    /// Business messages from the client.
+    pub messages_in: AtomicU64,
+    /// Their bytes.
+    pub bytes_in: AtomicU64,
+    /// Frames written for backends.
+    pub messages_out: AtomicU64,
+    /// Their bytes.
+    pub bytes_out: AtomicU64,
+    /// The newest round trip in microseconds; 0 for none yet.
+    pub round_trip_micros: AtomicU32,
+}
+
+/// The submitting side's state, changed only under the shard's lock; its own lock is there because the borrow checker cannot
+/// see that, and is never contended.
+#[derive(Default)]
+pub(super) struct Ledger {
+    /// The labels as of the newest submitted event.
+    pub(super) labels: Labels,
+    /// Why it is ending, once it is sealed.
+    pub(super) ending: Option<Box<CloseReason>>,
+    /// When it became SUSPECT.
+    pub(super) suspect_since: Millis,
+    /// How often its client id was taken over lately.
+    pub(super) takeovers: Takeovers,
+    /// Who waits for the next Pong; bounded by the calls that a backend has open.
+    pub(super) probes: Vec<oneshot::Sender<Duration>>,
+}
+
+/// Takeovers of one client id within a minute, handed from each connection to the one that replaces it.
+#[derive(Clone, Copy, Default, Debug)]
+pub(super) struct Takeovers {
+    since: Millis,
+    count: u32,
+}
+
+impl Takeovers {
+    const WINDOW: Millis = 60_000;
+
+    /// One more at `now`; none if that would be more than `limit` (0: no limit) within the window.
+    pub(super) fn one_more(self, now: Millis, limit: u32) -> Option<Self> {
+        let fresh = now.saturating_sub(self.since) >= Self::WINDOW || self.count == 0;
+        let next = if fresh { Self { since: now, count: 1 } } else { Self { count: self.count + 1, ..self } };
+        (limit == 0 || next.count <= limit).then_some(next)
+    }
+}
+
+impl Connection {
+    pub(super) fn new(info: Arc<ConnectionInfo>, cadence: Cadence, clock: &Clock, takeovers: Takeovers) -> Self {
+        Self {
+            info,
+            outbox: Outbox::default(),
+            traffic: Traffic::default(),
+            waker: AtomicWaker::new(),
+            signals: AtomicU32::new(0),
+            uncommitted: AtomicU32::new(0),
+            last_seen: AtomicU64::new(clock.now()),
+            cadence: AtomicU64::new(cadence.to_bits()),
+            ended_at: AtomicI64::new(0),
+            opened: clock.uptime(),
+            ledger: Mutex::new(Ledger { takeovers, ..Ledger::default() }),
+        }
+    }
+
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What never changes.
+    #[must_use]
+    pub fn info(&self) -> &Arc<ConnectionInfo> {
+        &self.info
+    }
+
+    /// Sets signals and wakes the driver.
+    pub(crate) fn signal(&self, signals: u32) {
+        self.signals.fetch_or(signals, Ordering::AcqRel);
+        self.waker.wake();
+    }
+
+    /// Wakes the driver to look at the outbox.
+    pub fn wake(&self) {
+        self.waker.wake();
+    }
+
+    /// Has the driver's task woken by signals from now on.
+    pub fn register(&self, context: &Context<'_>) {
+        self.waker.register(context.waker());
+    }
+
+    /// The signals since the last time; those that happened once are cleared.
+    pub fn take_signals(&self) -> u32 {
+        if self.signals.load(Ordering::Acquire) & signal::ONCE == 0 {
+            return self.signals.load(Ordering::Acquire);
+        }
+        self.signals.fetch_and(!signal::ONCE, Ordering::AcqRel)
+    }
+
+    /// Under the shard's lock, as `Suspected` is submitted; needs no wake-up.
+    pub(super) fn mark_suspect(&self) {
+        self.signals.fetch_or(signal::SUSPECT, Ordering::AcqRel);
+    }
+
+    pub(super) fn clear(&self, signals: u32) {
+        self.signals.fetch_and(!signals, Ordering::AcqRel);
+    }
+
+    /// Whether all of these are set.
+    #[must_use]
+    pub fn has(&self, signals: u32) -> bool {
+        self.signals.load(Ordering::Acquire) & signals == signals
+    }
+
+    /// Says whether the driver has stopped reading because the log is behind.
+    pub fn set_paused(&self, paused: bool) {
+        if paused {
+            self.signals.fetch_or(signal::PAUSED, Ordering::AcqRel);
+        } else {
+            self.clear(signal::PAUSED);
+        }
+    }
+
+    /// When the client was last heard.
+    #[must_use]
+    pub fn last_seen(&self) -> Millis {
+        self.last_seen.load(Ordering::Acquire)
+    }
+
+    pub(super) fn seen_at(&self, now: Millis) {
+        // The newest wins: a stamp never goes back.
+        self.last_seen.fetch_max(now, Ordering::AcqRel);
+    }
+
+    /// The heartbeat settings in force.
+    #[must_use]
+    pub fn cadence(&self) -> Cadence {
+        Cadence::from_bits(self.cadence.load(Ordering::Acquire))
+    }
+
+    pub(super) fn set_cadence(&self, cadence: Cadence) {
+        self.cadence.store(cadence.to_bits(), Ordering::Release);
+    }
+
+    /// Bytes of its messages that are submitted and not committed.
+    #[must_use]
+    pub fn uncommitted(&self) -> u32 {
+        self.uncommitted.load(Ordering::Acquire)
+    }
+
+    pub(super) fn add_uncommitted(&self, bytes: u32) {
+        self.uncommitted.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    pub(super) fn sub_uncommitted(&self, bytes: u32) {
+        self.uncommitted.fetch_sub(bytes, Ordering::AcqRel);
+        // Only a driver that waits for this cares.
+        if self.has(signal::PAUSED) {
+            self.waker.wake();
+        }
+    }
+
+    /// Why it is ending, once it is sealed.
+    #[must_use]
+    pub fn ending(&self) -> Option<CloseReason> {
+        self.ledger().ending.as_deref().cloned()
+    }
+
+    /// Takes the calls that wait for a Pong.
+    pub fn take_probes(&self) -> Vec<oneshot::Sender<Duration>> {
+        std::mem::take(&mut self.ledger().probes)
+    }
+
+    /// The offset of its committed `Disconnected`, once there is one.
+    #[must_use]
+    pub fn ended_at(&self) -> Option<Offset> {
+        match self.ended_at.load(Ordering::Acquire) {
+            0 => None,
+            offset => Some(offset),
+        }
+    }
+
+    pub(super) fn set_ended_at(&self, offset: Offset) {
+        self.ended_at.store(offset, Ordering::Release);
+    }
+
+    /// How long it has been open.
+    #[must_use]
+    pub fn open_for(&self, clock: &Clock) -> Duration {
+        Duration::from_millis(clock.uptime().saturating_sub(self.opened))
+    }
+
+    /// What was observed of it.
+    #[must_use]
+    pub fn stats(&self, clock: &Clock) -> Stats {
+        let last_seen = self.last_seen();
+        let traffic = &self.traffic;
+        let round_trip = traffic.round_trip_micros.load(Ordering::Relaxed);
+        Stats {
+            last_seen: clock.wall_nanos_at(last_seen),
+            round_trip: (round_trip > 0).then(|| Duration::from_micros(round_trip.into())),
+            missed_heartbeats: self.cadence().missed(clock.now().saturating_sub(last_seen)),
+            messages_in: traffic.messages_in.load(Ordering::Relaxed),
+            messages_out: traffic.messages_out.load(Ordering::Relaxed),
+            bytes_in: traffic.bytes_in.load(Ordering::Relaxed),
+            bytes_out: traffic.bytes_out.load(Ordering::Relaxed),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sixth_takeover_within_a_minute_is_one_too_many() {
+        let mut takeovers = Takeovers::default();
+        for second in 0..5 {
+            takeovers = takeovers.one_more(second * 1_000, 5).expect("within the limit");
+        }
+        assert!(takeovers.one_more(5_000, 5).is_none());
+        assert!(takeovers.one_more(5_000, 0).is_some());
+        let later = takeovers.one_more(60_000, 5).expect("a new minute");
+        assert_eq!(later.count, 1);
+    }
+}

@@ -1,0 +1,134 @@
+//! How a client joins: `Connected` is submitted, replacing who holds the id, and waited for.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::connection::Takeovers;
+use super::{Connection, Duplicates, Registration, Registry, signal};
+use crate::close::{CloseReason, Excess};
+use crate::event::{Connected, ConnectionInfo, EventKind, Liveness, Replaces};
+use crate::ids::{ClientId, ConnectionId};
+use crate::labels::Labels;
+use crate::log::{Entry, Slot};
+
+/// How long a newcomer waits for the log, first for room and then for the commit.
+pub(super) const COMMIT_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A client whose id is known and who is about to join.
+#[derive(Debug)]
+pub struct Newcomer {
+    /// The id it named; none to assign one.
+    pub client_id: Option<ClientId>,
+    /// Its end of the TCP connection.
+    pub remote_address: Option<SocketAddr>,
+    /// The subprotocol agreed on; empty for the plain one.
+    pub subprotocol: &'static str,
+}
+
+/// Why a newcomer may not join. Nothing was logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum JoinError {
+    /// The id is in use and the policy is to refuse the newer.
+    #[error("the client id is in use")]
+    IdInUse,
+    /// The id was taken over too often within the last minute.
+    #[error("too many takeovers of the client id")]
+    Takeovers,
+    /// The log has no room.
+    #[error("the log did not take the event in time")]
+    Overloaded,
+    /// The node is draining.
+    #[error("the node is draining")]
+    Draining,
+}
+
+impl JoinError {
+    /// How the client is told. `reconnect_after` is the hint for one refused by a drain.
+    #[must_use]
+    pub fn close_reason(self, reconnect_after: u64) -> CloseReason {
+        match self {
+            Self::IdInUse => CloseReason::IdInUse,
+            Self::Takeovers => CloseReason::RateLimited(Excess::Takeovers),
+            Self::Overloaded => CloseReason::Overloaded,
+            Self::Draining => CloseReason::Restart { reconnect_after },
+        }
+    }
+}
+
+impl Registry {
+    /// Submits `Connected` for a newcomer and waits until it is committed. If that takes too long, the connection is ended
+    /// (OVERLOADED) and returned all the same, as it is when somebody else ends it meanwhile: its driver then finds it sealed.
+    ///
+    /// # Errors
+    /// [`JoinError`] if it may not join.
+    pub async fn join(self: &Arc<Self>, newcomer: Newcomer) -> Result<Registration, JoinError> {
+        let room = tokio::time::timeout(COMMIT_DEADLINE, self.log.budget().reserve(0)).await;
+        let registration = self.submit_join(newcomer, room.map_err(|_| JoinError::Overloaded)?)?;
+        let connection = Arc::clone(registration.connection());
+        let committed = poll_fn(|context| {
+            connection.register(context);
+            if connection.has(signal::COMMITTED) { Poll::Ready(()) } else { Poll::Pending }
+        });
+        if tokio::time::timeout(COMMIT_DEADLINE, committed).await.is_err() {
+            registration.end(CloseReason::Overloaded);
+        }
+        Ok(registration)
+    }
+
+    /// The critical section of joining: decides, seals whom it replaces, and submits.
+    pub(super) fn submit_join(self: &Arc<Self>, newcomer: Newcomer, room: Slot) -> Result<Registration, JoinError> {
+        let wall = self.clock.wall();
+        let (client_id, connection_id) = match newcomer.client_id {
+            Some(id) => {
+                let connection_id = ConnectionId::for_client(id.as_str(), wall);
+                (id, connection_id)
+            }
+            None => {
+                let connection_id = ConnectionId::for_assigned(wall);
+                (ClientId::assigned(connection_id), connection_id)
+            }
+        };
+        let mut shard = self.lock_client(client_id.as_str());
+        if self.draining.load(Ordering::SeqCst) {
+            return Err(JoinError::Draining);
+        }
+        let incumbent = shard.owner(&client_id);
+        let takeovers = match &incumbent {
+            None => Takeovers::default(),
+            Some(_) if self.settings.duplicates == Duplicates::Reject => return Err(JoinError::IdInUse),
+            Some(incumbent) => {
+                let so_far = incumbent.ledger().takeovers;
+                so_far.one_more(self.clock.now(), self.settings.takeovers_per_minute).ok_or(JoinError::Takeovers)?
+            }
+        };
+        let replaced = incumbent.and_then(|incumbent| {
+            let event = self.seal(&shard, &incumbent, CloseReason::Replaced)?;
+            Some((event, Arc::clone(incumbent.info())))
+        });
+        let info = Arc::new(ConnectionInfo::new(
+            client_id.clone(),
+            connection_id,
+            Arc::clone(&self.settings.node_id),
+            crate::clock::unix_nanos(wall),
+            newcomer.remote_address,
+            newcomer.subprotocol,
+        ));
+        let connection = Arc::new(Connection::new(info, self.settings.cadence, &self.clock, takeovers));
+        let (ended, replaces) = replaced.unzip();
+        let connected =
+            Connected { cadence: self.settings.cadence, state: Liveness::Alive, replaces: Replaces(replaces) };
+        let entry = Entry::new(self.event(&connection, Labels::NONE, EventKind::Connected(connected)), room);
+        shard.joining.entry(client_id).or_default().push(Arc::clone(&connection));
+        match ended {
+            // In one batch, so that no reader ever sees the id owned twice, or by nobody.
+            Some(ended) => self.log.submit_pair(Entry::ending(ended), entry),
+            None => self.log.submit(entry),
+        }
+        drop(shard);
+        Ok(Registration::new(Arc::clone(self), connection))
+    }
+}

@@ -1,0 +1,217 @@
+//! The registry: the fold of the log in shards, and the one place where events of connections are submitted.
+//!
+//! One critical section a client id: all its events are submitted under the lock of its shard, so queue order, which is log
+//! order, is the order of what happened. Lock order: shard, then a connection's ledger, then the log's queue; never two shards, never
+//! across an await. Nothing but the applier ([`apply`]) edits the fold.
+
+mod apply;
+mod commands;
+mod connection;
+mod fold;
+mod join;
+#[cfg(test)]
+mod model;
+mod registration;
+mod sweep;
+mod view;
+mod wheel;
+
+pub use commands::{CommandError, Commanded};
+pub use connection::{Connection, Traffic, signal};
+pub use fold::{Change, Fold, Index, Member};
+pub use join::{JoinError, Newcomer};
+pub use registration::Registration;
+pub use sweep::SWEEP_PERIOD;
+pub use view::{ConnectionView, PageStart, ShardCopy, Target};
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::clock::Clock;
+use crate::close::CloseReason;
+use crate::event::{Disconnected, Event, EventKind};
+use crate::heartbeat::{Cadence, Pulse};
+use crate::ids::{self, ClientId};
+use crate::labels::Labels;
+use crate::log::{Entry, Log};
+use crate::metrics::Metrics;
+use crate::outbox::OutboxLimits;
+use crate::position::{Offset, Position};
+use wheel::{Tick, Wheel};
+
+/// How many shards there are: a power of two up to 256, many more than cores so that a lock is seldom met held.
+pub const SHARDS: usize = 64;
+
+/// What happens when a client id connects that is connected already.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Duplicates {
+    /// The newest wins; the older connection ends.
+    Replace,
+    /// The newer is refused.
+    Reject,
+}
+
+/// How the registry treats connections.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// This node's id, for events.
+    pub node_id: Arc<str>,
+    /// The heartbeat settings that a connection begins with.
+    pub cadence: Cadence,
+    /// Whether the server sends no heartbeats of its own.
+    pub quiet: bool,
+    /// What a second connection of a client id does.
+    pub duplicates: Duplicates,
+    /// Takeovers of one client id within a minute; 0 for no limit.
+    pub takeovers_per_minute: u32,
+    /// What may wait for one connection.
+    pub outbox: OutboxLimits,
+}
+
+/// Everything about the connections of this node, as the log tells it.
+pub struct Registry {
+    shards: Box<[Mutex<Shard>]>,
+    log: Arc<dyn Log>,
+    clock: Clock,
+    settings: Settings,
+    metrics: Arc<Metrics>,
+    /// No newcomer joins any more. Looked at under the shard's lock, so that a drain which sets it and then visits every shard meets everyone.
+    draining: AtomicBool,
+}
+
+/// What one lock guards.
+struct Shard {
+    fold: Fold<Held>,
+    /// Submitted and not yet committed, by client id; the newest last.
+    joining: HashMap<ClientId, Vec<Arc<Connection>>>,
+    wheel: Wheel,
+    last_applied: Offset,
+}
+
+/// What the fold keeps for a connection of this node; nothing for one of another.
+type Held = Option<Local>;
+
+struct Local {
+    connection: Arc<Connection>,
+    pulse: Pulse,
+    /// When the timer that counts comes up; any other in the wheel is stale.
+    due: Tick,
+}
+
+impl Registry {
+    /// A registry that submits to `log` and is to be given what that commits.
+    #[must_use]
+    pub fn new(log: Arc<dyn Log>, clock: Clock, settings: Settings, metrics: Arc<Metrics>) -> Self {
+        let shards = (0..SHARDS)
+            .map(|_| {
+                Mutex::new(Shard {
+                    fold: Fold::default(),
+                    joining: HashMap::new(),
+                    wheel: Wheel::new(),
+                    last_applied: 0,
+                })
+            })
+            .collect();
+        Self { shards, log, clock, settings, metrics, draining: AtomicBool::new(false) }
+    }
+
+    /// The clocks.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    /// The log.
+    #[must_use]
+    pub fn log(&self) -> &Arc<dyn Log> {
+        &self.log
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The position of an offset in the present epoch.
+    #[must_use]
+    pub fn position(&self, offset: Offset) -> Position {
+        Position { epoch: self.log.epoch(), offset }
+    }
+
+    /// Whether a drain has begun.
+    #[must_use]
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::SeqCst)
+    }
+
+    fn lock(&self, shard: usize) -> MutexGuard<'_, Shard> {
+        self.shards[shard].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_client(&self, client_id: &str) -> MutexGuard<'_, Shard> {
+        self.lock(shard_of(client_id))
+    }
+
+    /// Ends a connection, whoever asks; the first wins, and answers true. Never waits: the room for the `Disconnected` was set aside when it joined.
+    pub fn end(&self, connection: &Arc<Connection>, reason: CloseReason) -> bool {
+        let shard = self.lock_client(connection.info().client_id.as_str());
+        let ending = self.seal(&shard, connection, reason);
+        ending.is_some_and(|event| {
+            self.log.submit(Entry::ending(event));
+            true
+        })
+    }
+
+    /// Marks a connection as ending and makes its `Disconnected`, to be submitted in the same critical section; none if it was ending already.
+    fn seal(&self, _locked: &Shard, connection: &Arc<Connection>, reason: CloseReason) -> Option<Event> {
+        let mut ledger = connection.ledger();
+        if ledger.ending.is_some() {
+            return None;
+        }
+        let end = Disconnected {
+            cause: reason.cause(),
+            code: reason.code(),
+            reason: reason.text().into(),
+            connected_for: connection.open_for(&self.clock),
+            stats: Some(connection.stats(&self.clock)),
+        };
+        self.metrics.disconnects.of(end.cause).inc();
+        ledger.ending = Some(Box::new(reason));
+        // A Pong will not come; whoever waits for it is told by this.
+        ledger.probes = Vec::new();
+        let labels = ledger.labels.clone();
+        drop(ledger);
+        connection.outbox.close();
+        connection.signal(signal::SEALED);
+        Some(self.event(connection, labels, EventKind::Disconnected(Box::new(end))))
+    }
+
+    fn event(&self, connection: &Arc<Connection>, labels: Labels, kind: EventKind) -> Event {
+        Event { time: self.clock.wall_nanos(), connection: Arc::clone(connection.info()), labels, kind }
+    }
+}
+
+impl Shard {
+    /// The connection of this node that holds a client id as of what was submitted, and is not ending.
+    fn owner(&self, client_id: &ClientId) -> Option<Arc<Connection>> {
+        let open = |connection: &&Arc<Connection>| !connection.has(signal::SEALED);
+        let joining = self.joining.get(client_id).and_then(|all| all.iter().rev().find(open));
+        joining.cloned().or_else(|| {
+            let members = self.fold.of_client(client_id.as_str());
+            members.filter_map(|(_, member)| member.held.as_ref()).map(|local| &local.connection).find(open).cloned()
+        })
+    }
+
+    /// Every connection of this node, joining ones too.
+    fn locals(&self) -> impl Iterator<Item = &Arc<Connection>> {
+        let members = self.fold.iter().filter_map(|(_, member)| member.held.as_ref()).map(|local| &local.connection);
+        members.chain(self.joining.values().flatten())
+    }
+}
+
+/// The shard of a client id.
+fn shard_of(client_id: &str) -> usize {
+    ids::bucket(client_id) as usize % SHARDS
+}

@@ -1,0 +1,107 @@
+//! The sweep: finds who is silent and whose heartbeat is due, with no message from anybody.
+
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::fold::Index;
+use super::wheel::{TICK, Tick, tick_at};
+use super::{Registry, Shard, signal};
+use crate::clock::Millis;
+use crate::event::EventKind;
+use crate::heartbeat::{Verdict, judge};
+use crate::log::Entry;
+
+/// How often the wheels are swept.
+pub const SWEEP_PERIOD: Duration = Duration::from_millis(TICK);
+
+/// How often the log is asked to forget by age, in sweeps.
+const RETAIN_EVERY: u64 = 50;
+
+impl Registry {
+    /// Sweeps every [`SWEEP_PERIOD`] until `stop`.
+    pub async fn run_sweeps(&self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(SWEEP_PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut count = 0u64;
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = stop.cancelled() => return,
+            }
+            if let Some(late) = self.clock.expect_sweep(SWEEP_PERIOD) {
+                self.metrics.frozen.inc();
+                tracing::warn!(
+                    seconds = late.as_secs_f64(),
+                    "the process stood still; every heartbeat deadline moves by as much"
+                );
+            }
+            self.sweep();
+            count += 1;
+            if count.is_multiple_of(RETAIN_EVERY) {
+                self.log.retain();
+            }
+        }
+    }
+
+    /// Looks at every connection whose timer is due.
+    pub fn sweep(&self) {
+        let now = self.clock.now();
+        // Everything due at or before the tick that has begun.
+        let tick = (now / TICK) as Tick;
+        let mut due = Vec::new();
+        for shard in 0..self.shards.len() {
+            let mut shard = self.lock(shard);
+            shard.wheel.sweep(tick, &mut due);
+            for (index, at) in due.drain(..) {
+                self.look(&mut shard, index, at, now);
+            }
+        }
+    }
+
+    fn look(&self, shard: &mut Shard, index: Index, at: Tick, now: Millis) {
+        let Some(Some(local)) = shard.fold.held_mut(index) else { return };
+        if local.due != at {
+            return;
+        }
+        let connection = std::sync::Arc::clone(&local.connection);
+        if connection.has(signal::SEALED) {
+            return;
+        }
+        if connection.has(signal::PAUSED) {
+            // The server is not reading, so silence says nothing about the client.
+            connection.seen_at(now);
+        }
+        let suspect = connection.has(signal::SUSPECT);
+        let judgement =
+            judge(&mut local.pulse, connection.cadence(), connection.last_seen(), suspect, self.settings.quiet, now);
+        if judgement.beat {
+            connection.signal(signal::BEAT);
+        }
+        let mut look_again = judgement.look_again;
+        match judgement.verdict {
+            Verdict::Well => {}
+            // The driver reads what may be waiting in the kernel before it ends anything.
+            Verdict::Expire => connection.signal(signal::EXPIRE),
+            Verdict::Suspect => match self.log.budget().try_reserve(0) {
+                Some(room) => {
+                    connection.mark_suspect();
+                    let labels = {
+                        let mut ledger = connection.ledger();
+                        ledger.suspect_since = now;
+                        ledger.labels.clone()
+                    };
+                    let last_seen = self.clock.wall_nanos_at(connection.last_seen());
+                    let kind = EventKind::Suspected { last_seen, socket_lost: false };
+                    self.log.submit(Entry::new(self.event(&connection, labels, kind), room));
+                }
+                None => look_again = now + TICK,
+            },
+        }
+        let due = shard.wheel.set(index, tick_at(look_again));
+        if let Some(Some(local)) = shard.fold.held_mut(index) {
+            local.due = due;
+        }
+    }
+}
