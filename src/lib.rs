@@ -2,6 +2,7 @@
 pub mod clock;
 pub mod close;
 pub mod config;
+pub mod connection;
 pub mod dispatch;
 pub mod drain;
 pub mod event;
@@ -14,6 +15,7 @@ pub mod outbox;
 pub mod position;
 pub mod registry;
 pub mod shutdown;
+pub mod ws;
 
 /// The generated contract.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::unwrap_used)]

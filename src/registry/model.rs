@@ -1,1 +1,401 @@
-//! x
+//! The registry against a simple model: whatever happens in whatever order, the log tells it right and the fold equals the log.
+
+use std::collections::{BTreeMap, HashMap};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use proptest::prelude::*;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::close::Cause;
+use crate::event::{Payload, Record};
+use crate::log::{Log as _, MemoryLog, Retention};
+
+struct World {
+    log: Arc<MemoryLog>,
+    registry: Arc<Registry>,
+}
+
+impl World {
+    fn new(duplicates: Duplicates) -> Self {
+        let metrics = Arc::new(Metrics::default());
+        let clock = Clock::default();
+        let retention = Retention { max_bytes: 1 << 30, max_age: None };
+        let log = Arc::new(MemoryLog::new(retention, clock.clone(), Arc::clone(&metrics)));
+        let settings = Settings {
+            node_id: "node".into(),
+            cadence: Cadence { interval: 30_000, timeout: 60_000 },
+            quiet: false,
+            duplicates,
+            takeovers_per_minute: 0,
+            outbox: OutboxLimits { frames: 10, bytes: 1_000 },
+        };
+        let registry = Arc::new(Registry::new(Arc::clone(&log) as Arc<dyn Log>, clock, settings, metrics));
+        Self { log, registry }
+    }
+
+    fn join(&self, client: &str) -> Result<Registration, JoinError> {
+        let room = self.log.budget().try_reserve(0).expect("room");
+        let client_id = Some(ClientId::named(client).expect("a good id"));
+        self.registry.submit_join(Newcomer { client_id, remote_address: None, subprotocol: "" }, room)
+    }
+
+    fn commit_all(&self) {
+        while self.log.commit(&*self.registry) {}
+    }
+
+    fn records(&self) -> Vec<Arc<Record>> {
+        let mut all = Vec::new();
+        let mut after = self.log.bounds().before_oldest;
+        loop {
+            let batch = self.log.read(after).now_or_never().expect("ready").expect("kept");
+            let Some(last) = batch.last() else { return all };
+            after = last.offset;
+            all.extend(batch);
+        }
+    }
+
+    /// The fold as the registry has it: connection and labels by client id.
+    fn fold(&self) -> BTreeMap<String, (ConnectionKey, Labels)> {
+        let mut fold = BTreeMap::new();
+        self.registry.visit(PageStart::default(), |view| {
+            let key = view.info.connection_id;
+            let before = fold.insert(view.info.client_id.as_str().to_owned(), (key, view.labels));
+            assert!(before.is_none(), "two connections of one client id");
+            true
+        });
+        fold
+    }
+}
+
+type ConnectionKey = crate::ids::ConnectionId;
+
+#[derive(Clone, Debug)]
+enum Op {
+    Connect(u8),
+    Message(usize),
+    Kick(usize),
+    Timeout(usize),
+    Drop(usize),
+    Panic(usize),
+    Label(usize, u8),
+    Commit,
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    prop_oneof![
+        4 => (0u8..4).prop_map(Op::Connect),
+        4 => (0usize..32).prop_map(Op::Message),
+        1 => (0usize..32).prop_map(Op::Kick),
+        1 => (0usize..32).prop_map(Op::Timeout),
+        1 => (0usize..32).prop_map(Op::Drop),
+        1 => (0usize..32).prop_map(Op::Panic),
+        1 => (0usize..32, 0u8..3).prop_map(|(at, label)| Op::Label(at, label)),
+        3 => Just(Op::Commit),
+    ]
+}
+
+/// One line of what the log should say.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Line {
+    Connected { client: String, connection: ConnectionKey, replaces: Option<ConnectionKey> },
+    Message { connection: ConnectionKey, text: u32 },
+    Labels { connection: ConnectionKey, labels: Labels },
+    Disconnected { connection: ConnectionKey, cause: Cause },
+}
+
+fn line(record: &Record) -> Line {
+    let connection = record.event.connection.connection_id;
+    match &record.event.kind {
+        EventKind::Connected(connected) => Line::Connected {
+            client: record.event.connection.client_id.as_str().to_owned(),
+            connection,
+            replaces: connected.replaces.0.as_ref().map(|info| info.connection_id),
+        },
+        EventKind::MessageReceived(payload) => {
+            let text = u32::from_be_bytes(payload.bytes()[..].try_into().expect("four bytes"));
+            Line::Message { connection, text }
+        }
+        EventKind::LabelsChanged { .. } => Line::Labels { connection, labels: record.event.labels.clone() },
+        EventKind::Disconnected(end) => Line::Disconnected { connection, cause: end.cause },
+        other => panic!("unexpected {other:?}"),
+    }
+}
+
+/// The model: who holds each id, as of what was submitted, and what was written down.
+#[derive(Default)]
+struct Model {
+    owners: HashMap<String, ConnectionKey>,
+    committed: BTreeMap<String, (ConnectionKey, Labels)>,
+    lines: Vec<Line>,
+    applied: usize,
+}
+
+impl Model {
+    fn owns(&self, registration: &Registration) -> bool {
+        let info = registration.connection().info();
+        self.owners.get(info.client_id.as_str()) == Some(&info.connection_id)
+    }
+
+    fn end(&mut self, registration: &Registration, cause: Cause) {
+        if self.owns(registration) {
+            let info = registration.connection().info();
+            self.owners.remove(info.client_id.as_str());
+            self.lines.push(Line::Disconnected { connection: info.connection_id, cause });
+        }
+    }
+
+    /// Applies what was written down since the last time.
+    fn commit(&mut self) {
+        for line in &self.lines[self.applied..] {
+            match line {
+                Line::Connected { client, connection, .. } => {
+                    self.committed.insert(client.clone(), (*connection, Labels::NONE));
+                }
+                Line::Disconnected { connection, .. } => self.committed.retain(|_, (held, _)| held != connection),
+                Line::Labels { connection, labels } => {
+                    for (held, current) in self.committed.values_mut() {
+                        if held == connection {
+                            *current = labels.clone();
+                        }
+                    }
+                }
+                Line::Message { .. } => {}
+            }
+        }
+        self.applied = self.lines.len();
+    }
+}
+
+fn play(duplicates: Duplicates, ops: Vec<Op>) {
+    let world = World::new(duplicates);
+    let mut model = Model::default();
+    let mut held: Vec<Registration> = Vec::new();
+    let mut texts = 0u32;
+    let pick = |held: &Vec<Registration>, at: usize| (!held.is_empty()).then(|| at % held.len());
+    for op in ops {
+        match op {
+            Op::Connect(client) => {
+                let client = format!("c{client}");
+                let incumbent = model.owners.get(&client).copied();
+                match world.join(&client) {
+                    Ok(registration) => {
+                        let connection = registration.connection().info().connection_id;
+                        if let Some(old) = incumbent {
+                            assert_eq!(duplicates, Duplicates::Replace);
+                            model.lines.push(Line::Disconnected { connection: old, cause: Cause::Replaced });
+                        }
+                        model.owners.insert(client.clone(), connection);
+                        model.lines.push(Line::Connected { client, connection, replaces: incumbent });
+                        held.push(registration);
+                    }
+                    Err(error) => {
+                        assert_eq!((error, duplicates), (JoinError::IdInUse, Duplicates::Reject));
+                        assert!(incumbent.is_some());
+                    }
+                }
+            }
+            Op::Message(at) => {
+                let Some(at) = pick(&held, at) else { continue };
+                texts += 1;
+                if model.owns(&held[at]) {
+                    let connection = held[at].connection().info().connection_id;
+                    model.lines.push(Line::Message { connection, text: texts });
+                }
+                held[at].message(Payload::Binary(texts.to_be_bytes().to_vec().into())).expect("room");
+            }
+            Op::Kick(at) => {
+                let Some(at) = pick(&held, at) else { continue };
+                model.end(&held[at], Cause::Kicked);
+                world.registry.end(held[at].connection(), CloseReason::Kicked(1000, "".into()));
+            }
+            Op::Timeout(at) => {
+                let Some(at) = pick(&held, at) else { continue };
+                model.end(&held[at], Cause::HeartbeatTimeout);
+                held[at].end(CloseReason::HeartbeatTimeout);
+            }
+            Op::Drop(at) => {
+                let Some(at) = pick(&held, at) else { continue };
+                model.end(&held[at], Cause::InternalError);
+                drop(held.remove(at));
+            }
+            Op::Panic(at) => {
+                let Some(at) = pick(&held, at) else { continue };
+                model.end(&held[at], Cause::InternalError);
+                let registration = held.remove(at);
+                let panicked = catch_unwind(AssertUnwindSafe(move || {
+                    let _held = registration;
+                    std::panic::resume_unwind(Box::new("a driver panics"));
+                }));
+                assert!(panicked.is_err());
+            }
+            Op::Label(at, label) => {
+                let Some(at) = pick(&held, at) else { continue };
+                let info = Arc::clone(held[at].connection().info());
+                let value = label.to_string();
+                let target = Target::Connection(info.connection_id);
+                // Submitted at its first poll; nobody waits for the answer.
+                let asked = world.registry.update_labels(&target, [("k", &*value)].into_iter(), [].into_iter(), None);
+                let answered = asked.now_or_never();
+                let committed = model.committed.values().any(|(connection, _)| *connection == info.connection_id);
+                if model.owns(&held[at]) && committed {
+                    assert!(answered.is_none(), "answered before it was committed");
+                    let labels = Labels::new([("k", value)]).expect("good");
+                    model.lines.push(Line::Labels { connection: info.connection_id, labels });
+                } else {
+                    assert!(matches!(answered, Some(Err(CommandError::NotConnected))), "not committed, or ending");
+                }
+            }
+            Op::Commit => {
+                world.commit_all();
+                model.commit();
+                assert_eq!(world.fold(), model.committed);
+            }
+        }
+    }
+    drop(held);
+    let ended: Vec<_> = model.owners.values().copied().collect();
+    world.commit_all();
+    let records = world.records();
+    let said: Vec<_> = records.iter().map(|record| line(record)).collect();
+    let (known, last) = said.split_at(model.lines.len());
+    assert_eq!(known, model.lines);
+    // Who was left is ended by its guard, once each.
+    assert_eq!(last.len(), ended.len());
+    for connection in ended {
+        assert!(last.contains(&Line::Disconnected { connection, cause: Cause::InternalError }));
+    }
+    assert!(world.fold().is_empty());
+    assert!(world.log.budget().is_whole(), "a slot leaked");
+    generations_fence(&records);
+}
+
+/// Within a client id later connections have greater generations, and every event names the generation of its own connection.
+fn generations_fence(records: &[Arc<Record>]) {
+    let mut newest: HashMap<&str, i64> = HashMap::new();
+    for record in records {
+        let info = &record.event.connection;
+        if let EventKind::Connected(connected) = &record.event.kind {
+            assert_eq!(info.generation(), record.offset);
+            let before = newest.insert(info.client_id.as_str(), record.offset).unwrap_or(0);
+            assert!(record.offset > before);
+            assert!(connected.replaces.generation() <= before);
+        }
+        assert!(info.generation() <= record.offset);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn the_log_tells_what_happened_and_the_fold_equals_it(ops in proptest::collection::vec(op(), 0..120)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
+        let _inside = runtime.enter();
+        play(Duplicates::Replace, ops.clone());
+        play(Duplicates::Reject, ops);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn of_a_hundred_that_race_for_one_id_exactly_one_holds_it_at_any_time() {
+    let world = World::new(Duplicates::Replace);
+    let stop = CancellationToken::new();
+    let (log, registry, token) = (Arc::clone(&world.log), Arc::clone(&world.registry), stop.clone());
+    let committer = tokio::spawn(async move { log.run(&*registry, token).await });
+    let mut racers = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let registry = Arc::clone(&world.registry);
+        racers.spawn(async move {
+            let client_id = Some(ClientId::named("one").expect("a good id"));
+            registry.join(Newcomer { client_id, remote_address: None, subprotocol: "" }).await.expect("joined")
+        });
+    }
+    let all = racers.join_all().await;
+    assert_eq!(all.iter().filter(|r| !r.connection().has(signal::SEALED)).count(), 1);
+    drop(all);
+    stop.cancel();
+    committer.await.expect("commits");
+    let mut owner = None;
+    for record in world.records() {
+        let id = record.event.connection.connection_id;
+        match record.event.kind {
+            EventKind::Connected(_) => assert_eq!(owner.replace(id), None, "owned twice"),
+            EventKind::Disconnected(_) => assert_eq!(owner.take(), Some(id), "ended by another"),
+            _ => {}
+        }
+    }
+    assert_eq!(owner, None);
+    assert_eq!(world.records().len(), 200);
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_makes_a_connection_suspect_and_a_heartbeat_recovers_it() {
+    let world = World::new(Duplicates::Replace);
+    let registration = world.join("a").expect("joined");
+    world.commit_all();
+    let mut kinds = Vec::new();
+    for step in 0..=590 {
+        world.registry.clock().expect_sweep(SWEEP_PERIOD);
+        world.registry.sweep();
+        if step == 500 {
+            registration.heard();
+        }
+        world.commit_all();
+        kinds = world.records().iter().map(|record| (step, record.event.kind.tag().as_str())).collect();
+        if kinds.len() == 2 && step < 449 {
+            panic!("suspect after {step} steps of 100 ms");
+        }
+        tokio::time::advance(SWEEP_PERIOD).await;
+    }
+    let kinds: Vec<_> = kinds.into_iter().map(|(_, kind)| kind).collect();
+    assert_eq!(kinds, ["connected", "suspected", "recovered"]);
+    let recovered = world.records().pop().expect("a record");
+    let EventKind::Recovered { suspected_for, resumed: false } = recovered.event.kind else { panic!("{recovered:?}") };
+    assert_eq!(suspected_for, Duration::from_secs(5));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_driver_is_told_to_expire_a_silent_client_on_time_and_to_beat_once_an_interval() {
+    let world = World::new(Duplicates::Replace);
+    let registration = world.join("a").expect("joined");
+    world.commit_all();
+    let connection = Arc::clone(registration.connection());
+    let (mut beats, mut expired) = (0, None);
+    for step in 0..=620u64 {
+        world.registry.clock().expect_sweep(SWEEP_PERIOD);
+        world.registry.sweep();
+        let signals = connection.take_signals();
+        beats += u32::from(signals & signal::BEAT != 0);
+        if signals & signal::EXPIRE != 0 && expired.is_none() {
+            expired = Some(step * 100);
+        }
+        tokio::time::advance(SWEEP_PERIOD).await;
+    }
+    assert_eq!(beats, 2);
+    let expired = expired.expect("told to expire");
+    assert!((60_000..=60_150).contains(&expired), "{expired}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_frozen_process_expires_nobody_when_it_wakes() {
+    let world = World::new(Duplicates::Replace);
+    let registration = world.join("a").expect("joined");
+    world.commit_all();
+    let step = || {
+        world.registry.clock().expect_sweep(SWEEP_PERIOD);
+        world.registry.sweep();
+        world.commit_all();
+    };
+    step();
+    tokio::time::advance(Duration::from_secs(3600)).await;
+    for _ in 0..400 {
+        step();
+        tokio::time::advance(SWEEP_PERIOD).await;
+    }
+    assert!(registration.connection().take_signals() & signal::EXPIRE == 0);
+    assert_eq!(world.records().len(), 1, "not even SUSPECT after an hour asleep and 40 s awake");
+}

@@ -1,0 +1,468 @@
+//! The driver: the one task of a connection. It turns signals, frames and its outbox into each other, and waits for nothing else.
+//!
+//! Written by hand as a future rather than as an async function, so that what an idle connection keeps is what is written here.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep};
+
+use super::closer::Closer;
+use super::identify::{close_reason, closed_by_client};
+use super::plain::{Meaning, meaning};
+use super::rate::Limiter;
+use super::session::Host;
+use super::{Admission, FrameSocket, Inbound, ServerBeat};
+use crate::clock::Millis;
+use crate::close::{CloseReason, Excess};
+use crate::event::Payload;
+use crate::log::{BoxFuture, Slot};
+use crate::metrics::{Beat, SendOutcome};
+use crate::outbox::Written;
+use crate::registry::{Connection, Registration, signal};
+
+/// Frames handled at one go before others get their turn.
+const READ_BURST: usize = 32;
+
+/// Bytes gathered for one write.
+const WRITE_BURST: usize = 16 * 1024;
+
+/// How long a message waits for the log before its client is told to try later.
+const LOG_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long a message may take from its first fragment to its last.
+const ASSEMBLY_DEADLINE: Millis = 60_000;
+
+/// Bytes on the wire that one message may take: one-byte fragments cost seven bytes each, and anything beyond this is empty fragments.
+const fn wire_limit(max_message: usize) -> usize {
+    max_message.saturating_mul(16).saturating_add(64 * 1024)
+}
+
+/// What is being written, and whom to tell when it is.
+#[derive(Default)]
+struct InFlight {
+    receipts: Vec<oneshot::Sender<Written>>,
+    frames: u64,
+    bytes: u64,
+}
+
+/// The newest Ping.
+#[derive(Default)]
+struct Pinged {
+    /// Rises by one from Ping to Ping, and travels in its payload.
+    sequence: u32,
+    /// When it was sent; none once it was answered.
+    sent: Option<Instant>,
+    /// Who waits for its Pong.
+    probes: Vec<oneshot::Sender<Duration>>,
+}
+
+/// Why reading has stopped, and for how long at the most.
+struct Pause {
+    /// A message that the log has no room for yet.
+    message: Option<(Payload, BoxFuture<'static, Slot>)>,
+    deadline: Pin<Box<Sleep>>,
+}
+
+enum Phase {
+    Open,
+    Paused(Box<Pause>),
+    Closing(Box<(Closer, CloseReason)>),
+}
+
+/// One connection's task.
+pub(super) struct Driver<S> {
+    // Dropped first: whatever happens, the end is submitted before the socket is gone.
+    registration: Registration,
+    host: Arc<Host>,
+    socket: S,
+    phase: Phase,
+    limiter: Limiter,
+    in_flight: InFlight,
+    pinged: Pinged,
+    first: Option<Inbound>,
+    /// Runs while a write waits for the client.
+    write_deadline: Option<Pin<Box<Sleep>>>,
+    /// When the message that is being assembled began; 0 for none.
+    partial_since: Millis,
+    speaks_text: bool,
+    /// The timeout was over and bytes were waiting in the kernel: they have until the next look.
+    reprieved: bool,
+    _admission: Admission,
+}
+
+impl<S: FrameSocket> Driver<S> {
+    pub(super) fn new(
+        host: Arc<Host>,
+        registration: Registration,
+        socket: S,
+        limiter: Limiter,
+        first: Option<Inbound>,
+        speaks_text: bool,
+        admission: Admission,
+    ) -> Self {
+        Self {
+            registration,
+            host,
+            socket,
+            phase: Phase::Open,
+            limiter,
+            in_flight: InFlight::default(),
+            pinged: Pinged::default(),
+            first,
+            write_deadline: None,
+            partial_since: 0,
+            speaks_text,
+            reprieved: false,
+            _admission: admission,
+        }
+    }
+
+    fn connection(&self) -> &Arc<Connection> {
+        self.registration.connection()
+    }
+
+    fn end(&mut self, reason: CloseReason) {
+        self.registration.end(reason);
+        self.begin_closing();
+    }
+
+    /// Goes over to closing, for the reason that stands: another may have ended the connection first.
+    fn begin_closing(&mut self) {
+        let reason = self.connection().ending().unwrap_or(CloseReason::Internal);
+        if !reason.flushes_outbox() {
+            self.drop_outbox();
+        }
+        self.connection().set_paused(false);
+        // From here on the deadline of the Close is the only one.
+        self.write_deadline = None;
+        self.phase = Phase::Closing(Box::new((Closer::new(), reason)));
+    }
+
+    fn drop_outbox(&self) {
+        let dropped = self.connection().outbox.clear();
+        self.host.metrics.sends.of(SendOutcome::Dropped).inc_by(dropped as u64);
+    }
+
+    /// Writes what is in the outbox as far as the client takes it. Ready when there is nothing left.
+    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        loop {
+            match self.socket.poll_flush(context) {
+                Poll::Ready(Ok(())) => self.written(),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(close_reason(error))),
+                Poll::Pending => {
+                    let timeout = self.host.settings.write_timeout;
+                    let deadline = self.write_deadline.get_or_insert_with(|| Box::pin(sleep(timeout)));
+                    ready!(deadline.as_mut().poll(context));
+                    return Poll::Ready(Err(CloseReason::SlowClient));
+                }
+            }
+            if !self.gather() {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// Everything handed to the socket has been taken by the kernel.
+    fn written(&mut self) {
+        self.write_deadline = None;
+        let InFlight { receipts, frames, bytes } = std::mem::take(&mut self.in_flight);
+        if frames == 0 {
+            return;
+        }
+        let traffic = &self.connection().traffic;
+        traffic.messages_out.fetch_add(frames, Ordering::Relaxed);
+        traffic.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+        let metrics = &self.host.metrics;
+        metrics.sends.of(SendOutcome::Written).inc_by(frames);
+        metrics.sent_bytes.inc_by(bytes);
+        for receipt in receipts {
+            // Whoever asked may have stopped waiting.
+            let _ = receipt.send(Written::Yes);
+        }
+    }
+
+    /// Moves frames from the outbox to the socket; false if there are none.
+    fn gather(&mut self) -> bool {
+        let now = Instant::now();
+        let mut any = false;
+        while self.socket.buffered() < WRITE_BURST {
+            let Some(frame) = self.connection().outbox.pop(now) else { break };
+            self.socket.queue(&frame.payload);
+            self.in_flight.frames += 1;
+            self.in_flight.bytes += frame.payload.len() as u64;
+            self.in_flight.receipts.extend(frame.receipt);
+            any = true;
+        }
+        any
+    }
+
+    /// The server's heartbeat.
+    fn beat(&mut self) {
+        // A client that does not take what it is sent needs no more of it; its write deadline runs.
+        if self.write_deadline.is_some() {
+            return;
+        }
+        let (ping, text) = match self.host.settings.server_beat {
+            ServerBeat::Auto => (true, self.speaks_text),
+            ServerBeat::Ping => (true, false),
+            ServerBeat::Text => (false, true),
+            ServerBeat::Both => (true, true),
+            ServerBeat::Off => (false, false),
+        };
+        if ping {
+            self.ping();
+        }
+        if text {
+            self.socket.queue(&Payload::Text(Bytes::from_static(b"heartbeat")));
+            self.host.metrics.heartbeats.of(Beat::TextOut).inc();
+        }
+    }
+
+    fn ping(&mut self) {
+        self.pinged.sequence = self.pinged.sequence.wrapping_add(1);
+        self.pinged.sent = Some(Instant::now());
+        self.socket.queue_ping(&self.pinged.sequence.to_be_bytes());
+        self.host.metrics.heartbeats.of(Beat::PingOut).inc();
+    }
+
+    fn pong(&mut self, payload: &[u8]) {
+        if payload != self.pinged.sequence.to_be_bytes() {
+            return;
+        }
+        let Some(sent) = self.pinged.sent.take() else { return };
+        let round_trip = sent.elapsed();
+        let micros = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX).max(1);
+        self.connection().traffic.round_trip_micros.store(micros, Ordering::Relaxed);
+        for probe in std::mem::take(&mut self.pinged.probes) {
+            let _ = probe.send(round_trip);
+        }
+    }
+
+    fn obey(&mut self, signals: u32) {
+        if signals & signal::PROBE != 0 {
+            let probes = self.connection().take_probes();
+            self.pinged.probes.retain(|probe| !probe.is_closed());
+            self.pinged.probes.extend(probes);
+            self.ping();
+        }
+        if signals & signal::BEAT != 0 {
+            self.beat();
+        }
+    }
+
+    /// Reads frames until there are none, reading has to stop, or the connection ends. Ready(Ok) when there is more to do at once.
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        if let Some(first) = self.first.take() {
+            self.take(first)?;
+        }
+        for _ in 0..READ_BURST {
+            if matches!(self.phase, Phase::Paused(_)) {
+                return Poll::Ready(Ok(()));
+            }
+            match self.socket.poll_read(context) {
+                Poll::Ready(Ok(inbound)) => {
+                    if self.socket.partial_bytes() == 0 {
+                        self.partial_since = 0;
+                    }
+                    self.take(inbound)?;
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(close_reason(error))),
+                Poll::Pending => {
+                    self.check_partial()?;
+                    return Poll::Pending;
+                }
+            }
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn heard(&mut self) {
+        self.reprieved = false;
+        self.registration.heard();
+    }
+
+    /// Notes that bytes came which are no message yet, and ends a message that takes for ever.
+    fn check_partial(&mut self) -> Result<(), CloseReason> {
+        if !self.socket.take_activity() {
+            return Ok(());
+        }
+        if self.host.settings.any_frame_counts {
+            self.heard();
+        }
+        let partial = self.socket.partial_bytes();
+        if partial == 0 {
+            return Ok(());
+        }
+        let now = self.registration.registry().clock().now().max(1);
+        if self.partial_since == 0 {
+            self.partial_since = now;
+        }
+        let late = now.saturating_sub(self.partial_since) > ASSEMBLY_DEADLINE;
+        if late || partial > wire_limit(self.host.settings.max_message) {
+            return Err(CloseReason::RateLimited(Excess::Fragments));
+        }
+        Ok(())
+    }
+
+    /// What one frame means.
+    fn take(&mut self, inbound: Inbound) -> Result<(), CloseReason> {
+        let host = Arc::clone(&self.host);
+        if host.settings.any_frame_counts {
+            self.heard();
+        }
+        match inbound {
+            Inbound::Text(text) => {
+                let checked = std::str::from_utf8(&text).map_err(|_| CloseReason::BadUtf8)?;
+                match meaning(checked) {
+                    Meaning::Heartbeat(_) => {
+                        self.speaks_text = true;
+                        self.take_heartbeat(Beat::TextIn)
+                    }
+                    Meaning::Close => Err(CloseReason::EmptyText),
+                    Meaning::Business => self.take_message(Payload::Text, &text),
+                }
+            }
+            Inbound::Binary(bytes) => self.take_message(Payload::Binary, &bytes),
+            Inbound::Ping => self.take_heartbeat(Beat::PingIn),
+            Inbound::Pong(payload) => {
+                self.take_heartbeat(Beat::PongIn)?;
+                self.pong(&payload);
+                Ok(())
+            }
+            Inbound::Close(close) => Err(closed_by_client(close)),
+        }
+    }
+
+    fn take_heartbeat(&mut self, kind: Beat) -> Result<(), CloseReason> {
+        self.host.metrics.heartbeats.of(kind).inc();
+        self.limiter.control(self.registration.registry().clock().uptime()).map_err(CloseReason::RateLimited)?;
+        if !self.host.settings.any_frame_counts {
+            self.heard();
+        }
+        Ok(())
+    }
+
+    fn take_message(&mut self, kind: fn(Bytes) -> Payload, bytes: &Bytes) -> Result<(), CloseReason> {
+        let settings = &self.host.settings;
+        let now = self.registration.registry().clock().uptime();
+        self.limiter
+            .message(settings.rates, settings.max_message, bytes.len(), now)
+            .map_err(CloseReason::RateLimited)?;
+        // A copy: the bytes as read are a window into the read buffer, and would keep all of it.
+        let payload = kind(Bytes::copy_from_slice(bytes));
+        if let Err(payload) = self.registration.message(payload) {
+            let budget = self.registration.registry().log().budget().clone();
+            let size = payload.len();
+            self.pause(Some((payload, Box::pin(async move { budget.reserve(size).await }))));
+        } else if self.connection().uncommitted() >= self.host.settings.uncommitted {
+            self.pause(None);
+        }
+        Ok(())
+    }
+
+    fn pause(&mut self, message: Option<(Payload, BoxFuture<'static, Slot>)>) {
+        self.connection().set_paused(true);
+        self.phase = Phase::Paused(Box::new(Pause { message, deadline: Box::pin(sleep(LOG_DEADLINE)) }));
+    }
+
+    /// Waits until the log has caught up. Ready(Ok) when reading may go on.
+    fn poll_pause(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        let Phase::Paused(pause) = &mut self.phase else { return Poll::Ready(Ok(())) };
+        if let Some((_, room)) = &mut pause.message
+            && let Poll::Ready(room) = room.as_mut().poll(context)
+            && let Some((payload, _)) = pause.message.take()
+        {
+            self.registration.message_with(payload, room);
+        }
+        let behind = self.registration.connection().uncommitted() >= self.host.settings.uncommitted;
+        if pause.message.is_some() || behind {
+            ready!(pause.deadline.as_mut().poll(context));
+            return Poll::Ready(Err(CloseReason::Overloaded));
+        }
+        self.phase = Phase::Open;
+        self.connection().set_paused(false);
+        // It was not listened to; so its silence begins now.
+        self.heard();
+        Poll::Ready(Ok(()))
+    }
+
+    /// The timeout is over and everything readable has been read. What waits in the kernel all the same has until the next look,
+    /// because the runtime may not have learned of it yet.
+    fn expire(&mut self) -> Result<(), CloseReason> {
+        let connection = self.connection();
+        let clock = self.registration.registry().clock();
+        let silence = clock.now().saturating_sub(connection.last_seen());
+        if silence < Millis::from(connection.cadence().timeout) {
+            return Ok(());
+        }
+        if !self.reprieved && self.socket.unread() {
+            self.reprieved = true;
+            return Ok(());
+        }
+        Err(CloseReason::HeartbeatTimeout)
+    }
+
+    fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+        loop {
+            let signals = self.connection().take_signals();
+            if signals & signal::SEALED != 0 {
+                self.begin_closing();
+                return Poll::Ready(Ok(()));
+            }
+            self.obey(signals);
+            if let Poll::Ready(Err(reason)) = self.poll_write(context) {
+                return Poll::Ready(Err(reason));
+            }
+            let progress = match self.phase {
+                Phase::Paused(_) => self.poll_pause(context)?,
+                _ => self.poll_read(context)?,
+            };
+            if signals & signal::EXPIRE != 0 && matches!(self.phase, Phase::Open) {
+                self.expire()?;
+            }
+            ready!(progress);
+        }
+    }
+
+    fn poll_closing(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let Phase::Closing(closing) = &mut self.phase else { return Poll::Ready(()) };
+        if closing.0.is_late(context) {
+            return Poll::Ready(());
+        }
+        if closing.1.flushes_outbox() || self.in_flight.frames > 0 {
+            // What was accepted before the end goes out before the Close; a socket that fails here has nothing to close.
+            if ready!(self.poll_write(context)).is_err() {
+                return Poll::Ready(());
+            }
+        }
+        let Phase::Closing(closing) = &mut self.phase else { return Poll::Ready(()) };
+        let (closer, reason) = &mut **closing;
+        closer.poll(&mut self.socket, reason, context)
+    }
+}
+
+impl<S: FrameSocket> Future for Driver<S> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        this.connection().register(context);
+        if !matches!(this.phase, Phase::Closing(_)) {
+            match ready!(this.poll_open(context)) {
+                Ok(()) => {}
+                Err(reason) => this.end(reason),
+            }
+        }
+        ready!(this.poll_closing(context));
+        this.drop_outbox();
+        Poll::Ready(())
+    }
+}

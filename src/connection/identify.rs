@@ -1,0 +1,88 @@
+//! Who a client is: the id from its handshake, or what its first data frame says.
+
+use std::future::poll_fn;
+
+use tokio::time::Instant;
+
+use super::plain::{Meaning, meaning};
+use super::rate::Limiter;
+use super::{ConnectionSettings, FrameSocket, Inbound, SocketError};
+use crate::clock::Clock;
+use crate::close::CloseReason;
+use crate::ids::ClientId;
+
+/// What the first data frame told.
+pub(super) struct Identified {
+    /// The id it named; none to assign one.
+    pub(super) client_id: Option<ClientId>,
+    /// The frame, if it means something beside the name.
+    pub(super) first: Option<Inbound>,
+    /// Whether it was a text heartbeat.
+    pub(super) speaks_text: bool,
+}
+
+/// Reads until the first data frame, at most for the identify timeout.
+pub(super) async fn identify(
+    socket: &mut impl FrameSocket,
+    settings: &ConnectionSettings,
+    limiter: &mut Limiter,
+    clock: &Clock,
+) -> Result<Identified, CloseReason> {
+    let deadline = Instant::now() + settings.identify_timeout;
+    loop {
+        let read = poll_fn(|context| socket.poll_read(context));
+        let inbound = match tokio::time::timeout_at(deadline, read).await {
+            Err(_) => return Err(CloseReason::IdentifyTimeout),
+            Ok(Err(error)) => return Err(close_reason(error)),
+            Ok(Ok(inbound)) => inbound,
+        };
+        match inbound {
+            Inbound::Ping | Inbound::Pong(_) => limiter.control(clock.uptime()).map_err(CloseReason::RateLimited)?,
+            Inbound::Close(close) => return Err(closed_by_client(close)),
+            Inbound::Text(text) => return first_text(text, settings),
+            binary @ Inbound::Binary(_) => return unnamed(Some(binary), false, settings),
+        }
+    }
+}
+
+fn first_text(text: bytes::Bytes, settings: &ConnectionSettings) -> Result<Identified, CloseReason> {
+    let checked = std::str::from_utf8(&text).map_err(|_| CloseReason::BadUtf8)?;
+    match meaning(checked) {
+        // Nothing has begun, so nothing is logged.
+        Meaning::Close => Err(CloseReason::EmptyText),
+        Meaning::Heartbeat(Some(id)) => {
+            let id = ClientId::chosen(id).map_err(|error| CloseReason::BadIdentity(error.to_string().into()))?;
+            Ok(Identified { client_id: Some(id), first: None, speaks_text: true })
+        }
+        Meaning::Heartbeat(None) => unnamed(None, true, settings),
+        Meaning::Business => unnamed(Some(Inbound::Text(text)), false, settings),
+    }
+}
+
+fn unnamed(
+    first: Option<Inbound>,
+    speaks_text: bool,
+    settings: &ConnectionSettings,
+) -> Result<Identified, CloseReason> {
+    if settings.assign_ids {
+        Ok(Identified { client_id: None, first, speaks_text })
+    } else {
+        Err(CloseReason::BadIdentity("the first data frame must name a client id: heartbeat:<id>".into()))
+    }
+}
+
+/// Why a connection ends on a socket error.
+pub(super) fn close_reason(error: SocketError) -> CloseReason {
+    match error {
+        SocketError::Closed | SocketError::Lost(_) => CloseReason::Lost,
+        SocketError::Protocol(_) => CloseReason::Protocol,
+        SocketError::BadUtf8 => CloseReason::BadUtf8,
+        SocketError::TooBig => CloseReason::TooBig,
+    }
+}
+
+/// Why a connection ends on the client's Close.
+pub(super) fn closed_by_client(close: Option<(u16, String)>) -> CloseReason {
+    let (code, reason) = close.map_or((None, String::new()), |(code, reason)| (Some(code), reason));
+    CloseReason::ByClient(code, reason.into())
+}

@@ -1,0 +1,95 @@
+//! From a finished handshake to a driver: identify, join, then hand over to a small task of its own.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::driver::Driver;
+use super::identify::{Identified, identify};
+use super::rate::Limiter;
+use super::{Admission, ConnectionSettings, FrameSocket, closer};
+use crate::close::CloseReason;
+use crate::ids::ClientId;
+use crate::metrics::{Metrics, Refusal};
+use crate::registry::{JoinError, Newcomer, Registry};
+
+/// What every connection shares.
+pub struct Host {
+    /// Where connections register.
+    pub registry: Arc<Registry>,
+    /// How they behave.
+    pub settings: ConnectionSettings,
+    /// What is counted.
+    pub metrics: Arc<Metrics>,
+    /// Where their tasks run, to be waited for at the end.
+    pub tasks: TaskTracker,
+    /// Cancelled when the node begins to drain.
+    pub draining: CancellationToken,
+}
+
+/// Takes a socket from its handshake to its driver's task. Returns when the driver has been spawned or the socket was refused and closed.
+pub async fn run(
+    host: Arc<Host>,
+    mut socket: impl FrameSocket,
+    named: Option<ClientId>,
+    remote_address: SocketAddr,
+    admission: Admission,
+) {
+    let mut limiter = Limiter::default();
+    let identified = match named {
+        Some(id) => Ok(Identified { client_id: Some(id), first: None, speaks_text: false }),
+        None => tokio::select! {
+            identified = identify(&mut socket, &host.settings, &mut limiter, host.registry.clock()) => identified,
+            () = host.draining.cancelled() => Err(host.restart()),
+        },
+    };
+    let identified = match identified {
+        Ok(identified) => identified,
+        Err(reason) => return host.refuse(socket, reason).await,
+    };
+    let newcomer = Newcomer { client_id: identified.client_id, remote_address: Some(remote_address), subprotocol: "" };
+    match host.registry.join(newcomer).await {
+        Ok(registration) => {
+            let driver = Driver::new(
+                Arc::clone(&host),
+                registration,
+                socket,
+                limiter,
+                identified.first,
+                identified.speaks_text,
+                admission,
+            );
+            // A task of its own, so that what the handshake needed is freed.
+            host.tasks.spawn(driver);
+        }
+        Err(error) => {
+            let reason = if error == JoinError::Draining { host.restart() } else { error.close_reason(0) };
+            host.refuse(socket, reason).await;
+        }
+    }
+}
+
+impl Host {
+    /// What a client is told that comes while the node drains.
+    fn restart(&self) -> CloseReason {
+        let jitter = self.settings.reconnect_jitter.as_millis() as u64;
+        CloseReason::Restart { reconnect_after: fastrand::u64(0..=jitter) }
+    }
+
+    async fn refuse(&self, socket: impl FrameSocket, reason: CloseReason) {
+        let counted = match &reason {
+            CloseReason::BadIdentity(_) => Refusal::BadIdentity,
+            CloseReason::IdInUse => Refusal::IdInUse,
+            CloseReason::RateLimited(crate::close::Excess::Takeovers) => Refusal::Takeovers,
+            CloseReason::IdentifyTimeout => Refusal::IdentifyTimeout,
+            CloseReason::Overloaded => Refusal::Overloaded,
+            CloseReason::Restart { .. } => Refusal::Draining,
+            _ => Refusal::Gone,
+        };
+        self.metrics.refusals.of(counted).inc();
+        tracing::debug!(code = reason.code(), reason = %reason.text().escape_debug(), "refused before it was a connection");
+        closer::close(socket, reason).await;
+    }
+}

@@ -1,0 +1,75 @@
+//! What a driver needs of a WebSocket: whole messages in, frames out, and no more bytes buffered than one burst.
+
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use crate::event::Payload;
+
+/// One message or control frame from the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Inbound {
+    /// A text message; UTF-8 was checked.
+    Text(Bytes),
+    /// A binary message.
+    Binary(Bytes),
+    /// A Ping, which the socket answers by itself.
+    Ping,
+    /// A Pong with its payload.
+    Pong(Bytes),
+    /// The client's Close; none where it had no code. The socket answers it by itself.
+    Close(Option<(u16, String)>),
+}
+
+/// Why no more can be read or written.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SocketError {
+    /// The closing handshake is complete.
+    #[error("closed")]
+    Closed,
+    /// End of stream or an I/O error.
+    #[error("lost: {0}")]
+    Lost(String),
+    /// A violation of RFC 6455's framing.
+    #[error("protocol violation: {0}")]
+    Protocol(String),
+    /// Text that is not UTF-8.
+    #[error("text is not UTF-8")]
+    BadUtf8,
+    /// A message or frame over the limit.
+    #[error("message too big")]
+    TooBig,
+}
+
+/// A WebSocket after its handshake. No method waits; all may be called from one task only.
+pub trait FrameSocket: Unpin + Send + 'static {
+    /// The next message or control frame.
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<Inbound, SocketError>>;
+
+    /// Bytes that have arrived and are no whole message yet, since the last whole one.
+    fn partial_bytes(&self) -> usize;
+
+    /// Whether any byte has arrived since this was last asked.
+    fn take_activity(&mut self) -> bool;
+
+    /// Whether bytes (or the end) wait in the kernel, asked of the kernel itself.
+    fn unread(&self) -> bool;
+
+    /// Buffers a data frame; call only while [`FrameSocket::buffered`] is small.
+    fn queue(&mut self, payload: &Payload);
+
+    /// Buffers a Ping.
+    fn queue_ping(&mut self, payload: &[u8]);
+
+    /// Bytes buffered and not yet taken by the kernel.
+    fn buffered(&self) -> usize;
+
+    /// Writes what is buffered; ready once the kernel has taken all of it.
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SocketError>>;
+
+    /// Buffers our Close. Only after everything else was flushed.
+    fn start_close(&mut self, code: u16, reason: &str);
+
+    /// Shuts the writing side down, then reads and drops bytes until the client's end.
+    fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<()>;
+}

@@ -1,0 +1,155 @@
+//! The WebSocket listener: accepts, shakes hands off the accept loop, and hands sockets over to [`crate::connection`].
+
+mod handshake;
+mod socket;
+
+pub use handshake::HandshakeSettings;
+pub use socket::{Wire, WsSocket};
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+
+use crate::connection::{self, Admissions, Host};
+use crate::metrics::Handshake;
+use handshake::{Denied, Granted, judge, switching};
+
+/// The most header fields of a handshake; more are answered 431.
+const MAX_HEADERS: usize = 100;
+
+/// The most bytes of a handshake; more are answered 431.
+const MAX_HEADER_BYTES: usize = 16 * 1024;
+
+/// How long accepting rests after it failed, so that running out of descriptors does not spin.
+const ACCEPT_REST: Duration = Duration::from_millis(100);
+
+/// What the listener needs.
+pub struct WsServer {
+    /// What connections share.
+    pub host: Arc<Host>,
+    /// The places for connections.
+    pub admissions: Admissions,
+    /// What a handshake may say.
+    pub handshake: HandshakeSettings,
+    /// How long one may take.
+    pub handshake_timeout: Duration,
+    /// How many may be under way; beyond it, newcomers wait in the kernel's backlog.
+    pub max_handshakes: usize,
+}
+
+/// Accepts connections until the node drains; then the listener is closed. Each is handled in a task of its own.
+pub async fn serve(listener: TcpListener, server: Arc<WsServer>) {
+    let slots = Arc::new(Semaphore::new(server.max_handshakes));
+    let draining = server.host.draining.clone();
+    let mut failures = 0u64;
+    loop {
+        let accepted = tokio::select! {
+            () = draining.cancelled() => return,
+            accepted = async {
+                // The semaphore is never closed.
+                let slot = Arc::clone(&slots).acquire_owned().await;
+                (slot, listener.accept().await)
+            } => accepted,
+        };
+        match accepted {
+            (slot, Ok((stream, address))) => {
+                failures = 0;
+                let server = Arc::clone(&server);
+                let tasks = server.host.tasks.clone();
+                tasks.spawn(async move {
+                    if let Some((socket, granted)) = shake_hands(&server, stream, address).await {
+                        drop(slot);
+                        connection::run(
+                            Arc::clone(&server.host),
+                            socket,
+                            granted.client_id,
+                            address,
+                            granted.admission,
+                        )
+                        .await;
+                    }
+                });
+            }
+            (_, Err(error)) => {
+                server.host.metrics.accept_errors.inc();
+                if failures.is_multiple_of(100) {
+                    tracing::warn!(%error, "cannot accept a connection; trying on");
+                }
+                failures += 1;
+                tokio::time::sleep(ACCEPT_REST).await;
+            }
+        }
+    }
+}
+
+/// What the request handler found, taken out when HTTP is over.
+#[derive(Default)]
+struct Verdict {
+    granted: Option<(Granted, OnUpgrade)>,
+    outcome: Option<Handshake>,
+}
+
+async fn shake_hands(
+    server: &WsServer,
+    stream: TcpStream,
+    address: SocketAddr,
+) -> Option<(WsSocket<TcpStream>, Granted)> {
+    // Small frames must not wait for each other; a socket that refuses this works all the same.
+    let _ = stream.set_nodelay(true);
+    let verdict = Arc::new(Mutex::new(Verdict::default()));
+    let handler = service_fn(|mut request: Request<Incoming>| {
+        let verdict = Arc::clone(&verdict);
+        async move {
+            let judged = if server.host.registry.is_draining() {
+                Err(Denied::draining())
+            } else {
+                judge(&request, &server.handshake, &server.admissions, address.ip())
+            };
+            let mut verdict = verdict.lock().unwrap_or_else(PoisonError::into_inner);
+            Ok::<_, Infallible>(match judged {
+                Ok(granted) => {
+                    verdict.granted = Some((granted, hyper::upgrade::on(&mut request)));
+                    switching(request.headers())
+                }
+                Err(denied) => {
+                    verdict.outcome = Some(denied.outcome);
+                    denied.response()
+                }
+            })
+        }
+    });
+    let http = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(server.handshake_timeout)
+        .max_headers(MAX_HEADERS)
+        .max_buf_size(MAX_HEADER_BYTES)
+        .serve_connection(TokioIo::new(stream), handler)
+        .with_upgrades();
+    let served = tokio::time::timeout(server.handshake_timeout, http).await;
+    let Verdict { granted, outcome } = std::mem::take(&mut *verdict.lock().unwrap_or_else(PoisonError::into_inner));
+    let outcome = match (&granted, outcome, served) {
+        (Some(_), ..) => Handshake::Upgraded,
+        (None, Some(outcome), _) => outcome,
+        (None, None, Err(_)) => Handshake::TimedOut,
+        (None, None, Ok(Err(error))) if error.is_timeout() => Handshake::TimedOut,
+        // Opened and closed with nothing said, as health checks of load balancers do.
+        (None, None, Ok(Ok(()))) => return None,
+        (None, None, Ok(Err(_))) => Handshake::Malformed,
+    };
+    server.host.metrics.handshakes.of(outcome).inc();
+    let (granted, upgrade) = granted?;
+    let upgraded = tokio::time::timeout(server.handshake_timeout, upgrade).await.ok()?.ok()?;
+    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+    let max_message = server.host.settings.max_message;
+    Some((WsSocket::new(parts.io.into_inner(), parts.read_buf, max_message), granted))
+}

@@ -1,0 +1,262 @@
+//! Frames and messages: tungstenite's protocol machine over one stream, with a write path that keeps no memory between bursts.
+//!
+//! The machine reads, checks and assembles what the client sends, and answers Pings and Closes by itself. Data frames to the client go
+//! around it: it would keep a buffer as large as the largest frame ever sent. The two share the stream at frame boundaries only.
+
+use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext};
+use tokio_tungstenite::tungstenite::{self, Message};
+
+use crate::connection::{FrameSocket, Inbound, SocketError};
+use crate::event::Payload;
+
+/// tungstenite allocates its read buffer eagerly and keeps it; heartbeats need little.
+const READ_BUFFER: usize = 512;
+
+/// The header of an unmasked frame takes at most 2 bytes and 8 of length (RFC 6455, 5.2).
+const MAX_HEADER: usize = 10;
+
+/// A masked control frame of `n` bytes takes `n` and these on the wire (RFC 6455, 5.2).
+const CONTROL_OVERHEAD: usize = 6;
+
+/// A stream under a WebSocket.
+pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Whether bytes (or the end) wait to be read, asked of the kernel and not of the runtime, which may not know yet.
+    fn unread(&self) -> bool;
+}
+
+impl Wire for TcpStream {
+    fn unread(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        // The socket is non-blocking: with nothing there this is an error.
+        socket2::SockRef::from(self).peek(&mut byte).is_ok()
+    }
+}
+
+#[cfg(test)]
+impl Wire for tokio::io::DuplexStream {
+    fn unread(&self) -> bool {
+        false
+    }
+}
+
+/// A WebSocket after its handshake.
+pub struct WsSocket<S> {
+    stream: S,
+    machine: WebSocketContext,
+    /// Encoded frames, of which `written` bytes have been taken by the kernel. Holds one burst at most, and no memory when empty.
+    out: Vec<u8>,
+    written: usize,
+    partial: usize,
+    active: bool,
+}
+
+impl<S: Wire> WsSocket<S> {
+    /// Over a stream whose handshake is done; `read_ahead` is what came after it and was read already.
+    pub fn new(stream: S, read_ahead: Bytes, max_message: usize) -> Self {
+        let config = WebSocketConfig::default()
+            .read_buffer_size(READ_BUFFER)
+            .write_buffer_size(0)
+            .max_message_size(Some(max_message))
+            .max_frame_size(Some(max_message));
+        let machine = WebSocketContext::from_partially_read(read_ahead.to_vec(), Role::Server, Some(config));
+        Self { stream, machine, out: Vec::new(), written: 0, partial: read_ahead.len(), active: false }
+    }
+
+    /// Runs the machine with the stream made to look like blocking I/O that would block.
+    fn with_machine<T>(
+        &mut self,
+        context: &mut Context<'_>,
+        run: impl FnOnce(&mut WebSocketContext, &mut Synchronous<'_, '_, S>) -> T,
+    ) -> T {
+        let mut stream = Synchronous { stream: &mut self.stream, context, mid_frame: self.written > 0, read: 0 };
+        let result = run(&mut self.machine, &mut stream);
+        let read = stream.read;
+        self.partial += read;
+        self.active |= read > 0;
+        result
+    }
+
+    fn put(&mut self, opcode: OpCode, payload: &[u8]) {
+        let header = FrameHeader { opcode, ..FrameHeader::default() };
+        self.out.reserve(MAX_HEADER + payload.len());
+        // Writing to a Vec cannot fail.
+        let _ = header.format(payload.len() as u64, &mut self.out);
+        self.out.extend_from_slice(payload);
+    }
+}
+
+impl<S: Wire> FrameSocket for WsSocket<S> {
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<Inbound, SocketError>> {
+        let message = match self.with_machine(context, |machine, stream| machine.read(stream)) {
+            Ok(message) => message,
+            Err(error) => return error_of(error).map(Err),
+        };
+        let control = |partial: usize, payload: &[u8]| partial.saturating_sub(CONTROL_OVERHEAD + payload.len());
+        Poll::Ready(Ok(match message {
+            Message::Text(text) => {
+                self.partial = 0;
+                Inbound::Text(text.into())
+            }
+            Message::Binary(bytes) => {
+                self.partial = 0;
+                Inbound::Binary(bytes)
+            }
+            Message::Ping(payload) => {
+                self.partial = control(self.partial, &payload);
+                Inbound::Ping
+            }
+            Message::Pong(payload) => {
+                self.partial = control(self.partial, &payload);
+                Inbound::Pong(payload)
+            }
+            Message::Close(close) => Inbound::Close(close.map(|close| (close.code.into(), close.reason.to_string()))),
+            // Only handed out to who asks for raw frames.
+            Message::Frame(_) => return Poll::Ready(Err(SocketError::Protocol("raw frame".into()))),
+        }))
+    }
+
+    fn partial_bytes(&self) -> usize {
+        self.partial
+    }
+
+    fn take_activity(&mut self) -> bool {
+        std::mem::take(&mut self.active)
+    }
+
+    fn unread(&self) -> bool {
+        self.stream.unread()
+    }
+
+    fn queue(&mut self, payload: &Payload) {
+        match payload {
+            Payload::Text(text) => self.put(OpCode::Data(Data::Text), text),
+            Payload::Binary(bytes) => self.put(OpCode::Data(Data::Binary), bytes),
+        }
+    }
+
+    fn queue_ping(&mut self, payload: &[u8]) {
+        self.put(OpCode::Control(Control::Ping), payload);
+    }
+
+    fn buffered(&self) -> usize {
+        self.out.len() - self.written
+    }
+
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+        // A Pong that the kernel took in part must be finished before a frame of ours may begin.
+        if self.written == 0 {
+            ready!(self.poll_flush_machine(context))?;
+        }
+        while self.written < self.out.len() {
+            match ready!(Pin::new(&mut self.stream).poll_write(context, &self.out[self.written..])) {
+                Ok(0) => return Poll::Ready(Err(SocketError::Lost("the kernel took nothing".into()))),
+                Ok(count) => self.written += count,
+                Err(error) => return Poll::Ready(Err(SocketError::Lost(error.to_string()))),
+            }
+        }
+        if self.written > 0 {
+            self.out = Vec::new();
+            self.written = 0;
+            // A Pong may have been held back while our frame was half out.
+            ready!(self.poll_flush_machine(context))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn start_close(&mut self, code: u16, reason: &str) {
+        let close = CloseFrame { code: CloseCode::from(code), reason: reason.into() };
+        // Everything was flushed before, so this only fills the machine's own buffer; what the stream says to it, the next flush says again.
+        let waker = std::task::Waker::noop();
+        let _ =
+            self.with_machine(&mut Context::from_waker(waker), |machine, stream| machine.close(stream, Some(close)));
+    }
+
+    fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        // The client learns from the end of our stream that its own is not listened to any more.
+        if ready!(Pin::new(&mut self.stream).poll_shutdown(context)).is_err() {
+            return Poll::Ready(());
+        }
+        let mut waste = [0u8; 2048];
+        loop {
+            let mut waste = ReadBuf::new(&mut waste);
+            let read = ready!(Pin::new(&mut self.stream).poll_read(context, &mut waste));
+            if read.is_err() || waste.filled().is_empty() {
+                return Poll::Ready(());
+            }
+        }
+    }
+}
+
+impl<S: Wire> WsSocket<S> {
+    fn poll_flush_machine(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+        match self.with_machine(context, |machine, stream| machine.flush(stream)) {
+            Ok(()) => Poll::Ready(Ok(())),
+            Err(error) => error_of(error).map(Err),
+        }
+    }
+}
+
+/// What a tungstenite error means; pending when the stream would block.
+fn error_of(error: tungstenite::Error) -> Poll<SocketError> {
+    use tungstenite::Error;
+    Poll::Ready(match error {
+        Error::Io(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
+        Error::Io(error) => SocketError::Lost(error.to_string()),
+        Error::ConnectionClosed | Error::AlreadyClosed => SocketError::Closed,
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => SocketError::Lost("end of stream".into()),
+        Error::Protocol(error) => SocketError::Protocol(error.to_string()),
+        Error::Capacity(_) => SocketError::TooBig,
+        Error::Utf8(_) => SocketError::BadUtf8,
+        error => SocketError::Protocol(error.to_string()),
+    })
+}
+
+/// A stream as tungstenite wants it: `Read` and `Write` that would block, with the task woken when it may go on.
+struct Synchronous<'a, 'b, S> {
+    stream: &'a mut S,
+    context: &'a mut Context<'b>,
+    /// One of our frames is half out, so the machine may write nothing now.
+    mid_frame: bool,
+    read: usize,
+}
+
+impl<S: Wire> Read for Synchronous<'_, '_, S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut buffer = ReadBuf::new(buffer);
+        match Pin::new(&mut *self.stream).poll_read(self.context, &mut buffer) {
+            Poll::Ready(Ok(())) => {
+                self.read += buffer.filled().len();
+                Ok(buffer.filled().len())
+            }
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl<S: Wire> Write for Synchronous<'_, '_, S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.mid_frame {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        match Pin::new(&mut *self.stream).poll_write(self.context, bytes) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
