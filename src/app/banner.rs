@@ -1,0 +1,92 @@
+//! What is printed at the start: where the node is reached, what it keeps, whom it believes, and what to try.
+
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use super::Addresses;
+use crate::config::{AnonymousPolicy, Config, ListenAddress};
+
+pub(super) fn banner(config: &Config, addresses: &Addresses, max_connections: usize) -> String {
+    let mut text = String::new();
+    // Writing to a String cannot fail.
+    let mut line = |words: std::fmt::Arguments<'_>| drop(writeln!(text, "{words}"));
+    line(format_args!("heartwire {}", env!("CARGO_PKG_VERSION")));
+    line(format_args!("  clients    ws://{}", addresses.ws));
+    line(format_args!("  backends   gRPC on {}, no TLS and no tokens", addresses.grpc));
+    line(format_args!("  admin      http://{}/  (livez, readyz, metrics)", addresses.admin));
+    line(format_args!(
+        "  log        in memory, the newest {}{}; it ends with the process, and the next run is a new epoch",
+        config.log.max_bytes,
+        config.log.max_age.map_or_else(String::new, |age| format!(" or {}", humantime::format_duration(age)))
+    ));
+    let unnamed = match config.identity.anonymous {
+        AnonymousPolicy::Assign => "one that does not gets an id that begins with ~",
+        AnonymousPolicy::Reject => "one that does not is refused",
+    };
+    line(format_args!("  identity   clients name themselves, unchecked: any client may claim any id; {unnamed}"));
+    if max_connections < config.ws.max_connections {
+        line(format_args!(
+            "  limit      {max_connections} connections, not {}: the limit of open files allows no more",
+            config.ws.max_connections
+        ));
+    }
+    line(format_args!("try"));
+    line(format_args!("  npx wscat -c 'ws://{}/{}'", reachable(addresses.ws), query(config)));
+    let (options, server) = match &addresses.grpc {
+        ListenAddress::Tcp(address) => ("-plaintext", reachable(*address).to_string()),
+        // grpcurl takes the path for the authority otherwise, which servers refuse.
+        ListenAddress::Unix(path) => ("-plaintext -unix -authority localhost", path.display().to_string()),
+    };
+    line(format_args!("  grpcurl {options} -d '{{\"snapshot\":{{}}}}' {server} heartwire.v1.EventService/Subscribe"));
+    line(format_args!(
+        "  grpcurl {options} -d '{{\"target\":{{\"client_id\":\"alice\"}},\"text\":\"hi\",\"receipt\":\"STAGE_WRITTEN\"}}' {server} heartwire.v1.MessageService/Send"
+    ));
+    text
+}
+
+fn query(config: &Config) -> String {
+    match config.identity.query_parameter.as_str() {
+        "" => String::new(),
+        name => format!("?{name}=alice"),
+    }
+}
+
+/// An address that can be connected to from here: a wildcard stands for loopback.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown(config: &Config) -> String {
+        let addresses = Addresses { ws: config.ws.listen, grpc: config.grpc.listen.clone(), admin: config.admin.listen };
+        banner(config, &addresses, config.ws.max_connections)
+    }
+
+    #[test]
+    fn it_says_where_what_log_whom_it_believes_and_three_lines_to_try() {
+        let text = shown(&Config::default());
+        for words in ["ws://0.0.0.0:8181", "127.0.0.1:50051", "http://127.0.0.1:8182", "in memory", "clients name themselves"] {
+            assert!(text.contains(words), "{words} is missing in\n{text}");
+        }
+        let tries: Vec<_> = text.lines().skip_while(|line| *line != "try").skip(1).collect();
+        assert_eq!(tries.len(), 3);
+        assert!(tries[0].contains("'ws://127.0.0.1:8181/?client_id=alice'"), "{}", tries[0]);
+        assert!(tries[1..].iter().all(|line| line.contains("grpcurl -plaintext -d '")));
+    }
+
+    #[test]
+    fn a_clamped_limit_is_told() {
+        let config = Config::default();
+        let addresses = Addresses { ws: config.ws.listen, grpc: config.grpc.listen.clone(), admin: config.admin.listen };
+        assert!(banner(&config, &addresses, 19_488).contains("19488 connections, not 65536"));
+        assert!(!shown(&config).contains("limit of open files"));
+    }
+}

@@ -1,0 +1,245 @@
+//! The application: binds the listeners, wires the parts, and takes them down in order. The only place that names concrete backends.
+
+mod banner;
+mod descriptors;
+mod listeners;
+mod process;
+mod settings;
+
+pub use listeners::{BindErrors, Listeners};
+pub use process::run;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::{self, AdminState, Readiness};
+use crate::clock::Clock;
+use crate::config::{Config, ListenAddress};
+use crate::connection::{Admissions, Host};
+use crate::dispatch::Dispatch;
+use crate::drain::{Drain, Pace};
+use crate::grpc::{self, DrainDefaults, Health, Serving, Services};
+use crate::log::{Log, MemoryLog, Retention};
+use crate::metrics::{Metrics, Reading};
+use crate::registry::Registry;
+use crate::shutdown::Closing;
+use crate::ws::{self, WsServer};
+
+/// The part of the shutdown deadline within which connections are closed; the rest is for streams to carry it to their backends.
+const CLOSING_PART: f64 = 0.4;
+
+/// Set aside at the end of the shutdown deadline for what has to happen after it.
+const LAST_STEPS: Duration = Duration::from_millis(300);
+
+/// How long closing handshakes are waited for after the last connection is GONE; each has two seconds of its own.
+const CLOSE_HANDSHAKES: Duration = Duration::from_millis(2_200);
+
+/// A node that runs.
+pub struct App {
+    config: Config,
+    addresses: Addresses,
+    max_connections: usize,
+    registry: Arc<Registry>,
+    drain: Arc<Drain>,
+    closing: Closing,
+    readiness: watch::Sender<Readiness>,
+    health: Health,
+    connections: TaskTracker,
+    grpc_stop: CancellationToken,
+    grpc: JoinHandle<()>,
+    stop: CancellationToken,
+    background: TaskTracker,
+}
+
+/// Where a node is reached.
+#[derive(Clone, Debug)]
+pub struct Addresses {
+    /// The WebSocket listener.
+    pub ws: SocketAddr,
+    /// The gRPC listener, with the port that the system chose.
+    pub grpc: ListenAddress,
+    /// The admin listener.
+    pub admin: SocketAddr,
+}
+
+/// How a shutdown went.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Every connection was closed, and the log says so; at most a stream that nobody read was cut off.
+    Clean,
+    /// The deadline came before every connection was closed.
+    Late,
+}
+
+impl App {
+    /// Starts a node on listeners that are bound already. It is ready when this returns.
+    ///
+    /// # Errors
+    /// Only if the compiled-in contract cannot be served.
+    pub fn start(config: Config, listeners: Listeners, clock: Clock) -> Result<Self, grpc::ServeError> {
+        let addresses = listeners.addresses(&config);
+        let max_connections = descriptors::usable_connections(config.ws.max_connections);
+        let metrics = Arc::new(Metrics::default());
+        let stop = CancellationToken::new();
+        let (background, connections) = (TaskTracker::new(), TaskTracker::new());
+
+        // The log, and the registry that is its fold.
+        let retention = Retention { max_bytes: config.log.max_bytes.as_usize(), max_age: config.log.max_age };
+        let log = Arc::new(MemoryLog::new(retention, clock.clone(), Arc::clone(&metrics)));
+        let registry_settings = settings::registry(&config);
+        let registry =
+            Arc::new(Registry::new(Arc::clone(&log) as Arc<dyn Log>, clock.clone(), registry_settings, Arc::clone(&metrics)));
+        let (applier, token) = (Arc::clone(&registry), stop.clone());
+        background.spawn(async move { log.run(&*applier, token).await });
+        let (sweeper, token) = (Arc::clone(&registry), stop.clone());
+        background.spawn(async move { sweeper.run_sweeps(token).await });
+
+        let drain = Drain::new(Arc::clone(&registry));
+        let closing = Closing::default();
+        let dispatch = Dispatch::new(Arc::clone(&registry), Arc::clone(&metrics));
+
+        // The control plane.
+        let services = Services::new(grpc::Deps {
+            registry: Arc::clone(&registry),
+            dispatch,
+            metrics: Arc::clone(&metrics),
+            drain: Arc::clone(&drain),
+            closing: closing.clone(),
+            node: grpc::Node {
+                incarnation: crate::position::Epoch::random().to_string(),
+                start_time: clock.wall(),
+                max_connections,
+            },
+            limits: grpc::Limits { max_subscribers: config.grpc.max_subscribers, max_snapshots: config.grpc.max_snapshots },
+            drain_defaults: DrainDefaults {
+                deadline: config.shutdown.deadline,
+                close_rate: config.shutdown.close_rate,
+                reconnect_jitter: config.shutdown.reconnect_jitter,
+            },
+        });
+        let grpc_stop = CancellationToken::new();
+        let serving = Serving {
+            routes: services.routes()?,
+            closing: closing.clone(),
+            stop: grpc_stop.clone(),
+            metrics: Arc::clone(&metrics),
+        };
+        let grpc = tokio::spawn(grpc::serve(listeners.grpc, serving));
+
+        // The admin endpoint.
+        let (readiness, ready) = watch::channel(Readiness::Starting);
+        let (gauged, subscribers) = (Arc::clone(&registry), Arc::clone(services.subscribers()));
+        let reading = Arc::new(move || {
+            let mut reading = Reading::default();
+            gauged.read_gauges(&mut reading);
+            subscribers.read_gauges(gauged.log().bounds().head, &mut reading);
+            reading
+        });
+        let admin_state = AdminState { metrics: Arc::clone(&metrics), reading, readiness: ready };
+        background.spawn(admin::serve(listeners.admin, admin_state, stop.clone()));
+
+        // Clients last: whoever connects finds everything there.
+        let host = Arc::new(Host {
+            registry: Arc::clone(&registry),
+            settings: settings::connection(&config),
+            metrics,
+            tasks: connections.clone(),
+            draining: drain.begun(),
+        });
+        let server = Arc::new(WsServer {
+            host,
+            admissions: Admissions::new(max_connections, config.ws.max_connections_per_address),
+            handshake: settings::handshake(&config),
+            handshake_timeout: config.ws.handshake_timeout,
+            max_handshakes: config.ws.max_handshakes,
+        });
+        background.spawn(ws::serve(listeners.ws, server));
+
+        let health = services.health().clone();
+        health.set_ready(true);
+        readiness.send_replace(Readiness::Ready);
+        // A drain asked for by a backend makes the node as unready as one by a signal.
+        let (begun, unready) = (drain.begun(), readiness.clone());
+        let token = stop.clone();
+        background.spawn(async move {
+            tokio::select! {
+                () = begun.cancelled() => drop(unready.send_replace(Readiness::Draining)),
+                () = token.cancelled() => {}
+            }
+        });
+        Ok(Self {
+            config,
+            addresses,
+            max_connections,
+            registry,
+            drain,
+            closing,
+            readiness,
+            health,
+            connections,
+            grpc_stop,
+            grpc,
+            stop,
+            background,
+        })
+    }
+
+    /// Where the node is reached.
+    #[must_use]
+    pub fn addresses(&self) -> &Addresses {
+        &self.addresses
+    }
+
+    /// The most connections it takes, after the descriptor limit.
+    #[must_use]
+    pub fn max_connections(&self) -> usize {
+        self.max_connections
+    }
+
+    /// Takes the node down within the configured deadline: not ready; no newcomers; connections closed at a pace, each with a
+    /// hint; streams end once they carried every `Disconnected`; then the rest.
+    pub async fn shutdown(self) -> Outcome {
+        let deadline = Instant::now() + self.config.shutdown.deadline.saturating_sub(LAST_STEPS);
+        self.readiness.send_replace(Readiness::Draining);
+        self.health.set_ready(false);
+        self.drain.begin(self.pace());
+
+        let mut progress = self.drain.progress();
+        let drained = timeout_at(deadline, progress.wait_for(|progress| progress.done)).await.is_ok();
+        self.closing.end_after(self.registry.log().bounds().head);
+        self.grpc_stop.cancel();
+        let mut grpc = self.grpc;
+        let carried = timeout_at(deadline, &mut grpc).await.is_ok();
+        if !carried {
+            self.closing.end_now();
+            // It ends at once now; what does not is dropped.
+            if timeout(LAST_STEPS / 3, &mut grpc).await.is_err() {
+                grpc.abort();
+            }
+        }
+        self.connections.close();
+        let closing_until = deadline.min(Instant::now() + CLOSE_HANDSHAKES);
+        let closed = timeout_at(closing_until, self.connections.wait()).await.is_ok();
+        self.stop.cancel();
+        self.background.close();
+        let stopped = timeout(LAST_STEPS / 3, self.background.wait()).await.is_ok();
+        tracing::info!(drained, carried, closed, stopped, "stopped");
+        if drained { Outcome::Clean } else { Outcome::Late }
+    }
+
+    fn pace(&self) -> Pace {
+        let shutdown = &self.config.shutdown;
+        let jitter = shutdown.reconnect_jitter;
+        if shutdown.close_rate > 0 {
+            return Pace { per_second: shutdown.close_rate, reconnect_jitter: jitter };
+        }
+        Pace::within(shutdown.deadline.mul_f64(CLOSING_PART), self.registry.count(), jitter)
+    }
+}
