@@ -5,6 +5,7 @@ pub mod config;
 pub mod dispatch;
 pub mod drain;
 pub mod event;
+pub mod grpc;
 pub mod heartbeat;
 pub mod ids;
 pub mod labels;
