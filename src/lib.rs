@@ -6,6 +6,7 @@ pub mod connection;
 pub mod dispatch;
 pub mod drain;
 pub mod event;
+pub mod grpc;
 pub mod heartbeat;
 pub mod ids;
 pub mod labels;

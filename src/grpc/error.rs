@@ -1,0 +1,221 @@
+//! What goes wrong in a call: the domain's errors as canonical codes with a reason. The only file that makes a `tonic::Status`.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::Stream;
+use tonic::{Code, Response, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::dispatch::SendError;
+use crate::event::Generation;
+use crate::log::CursorError;
+use crate::registry::{CommandError, Registry};
+
+/// `ErrorInfo.domain` of every error.
+pub const DOMAIN: &str = "heartwire";
+
+/// When to try again after an outbox was full: time for a client to read some of it.
+const OUTBOX_RETRY: Duration = Duration::from_millis(100);
+/// When to try again after all places were taken.
+const PLACE_RETRY: Duration = Duration::from_secs(1);
+
+/// What a unary method returns.
+pub(super) type Reply<T> = Result<Response<T>, Status>;
+/// What a server stream carries.
+pub(super) type Item<T> = Result<T, Status>;
+/// A server stream.
+pub(super) type Items<T> = Pin<Box<dyn Stream<Item = Item<T>> + Send>>;
+
+/// Why a call failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum Error {
+    /// A field of the request breaks its contract.
+    #[error("{field}: {problem}")]
+    Field {
+        /// Its path in the request.
+        field: Cow<'static, str>,
+        /// What is wrong with it.
+        problem: Cow<'static, str>,
+    },
+    /// In the contract, and not built yet.
+    #[error("{0} is not implemented in this release")]
+    NotImplemented(&'static str),
+    #[error("the cursor is damaged")]
+    CursorDamaged,
+    #[error("the cursor is ahead of the log")]
+    CursorAhead,
+    #[error("the log no longer keeps what follows the cursor; take a snapshot")]
+    CursorExpired(Ends),
+    #[error("the cursor is of another epoch of the log; take a snapshot and drop what is not in it")]
+    EpochChanged(Ends),
+    #[error("the page token is damaged, or of another filter or epoch; begin again with page one")]
+    PageToken,
+    #[error("the client is not connected")]
+    NotConnected,
+    #[error("there is no such connection")]
+    NoSuchConnection,
+    #[error("there is no such service")]
+    NoSuchService,
+    #[error("the generation connected is {actual}, not {expected}")]
+    Generation { expected: Generation, actual: Generation },
+    #[error("the outbox of the client is full; the message was not sent")]
+    OutboxFull,
+    #[error("too many receipts are awaited on this stream; the message was not sent")]
+    ReceiptsLimit,
+    #[error("the outcomes were not read for 10 s")]
+    ResponsesUnread,
+    #[error("the log did not take or show the event in time")]
+    LogUnavailable,
+    #[error("{0} subscribers are connected, which is the limit")]
+    SubscribersLimit(usize),
+    #[error("{0} snapshots are being taken, which is the limit")]
+    SnapshotsLimit(usize),
+    #[error("the snapshot was not read for 30 s while others waited for its place")]
+    SnapshotStalled,
+    #[error("the deadline of the call passed")]
+    DeadlineExceeded,
+    #[error("the deadline of the call passed before the message was written; it was not sent")]
+    Expired,
+    #[error("the node is shutting down")]
+    ShuttingDown,
+    #[error("a fault of Heartwire itself")]
+    Internal,
+}
+
+/// The ends of the log, as cursors, for whoever has to start anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Ends {
+    oldest: String,
+    head: String,
+}
+
+impl Ends {
+    pub(super) fn of(registry: &Registry) -> Self {
+        let bounds = registry.log().bounds();
+        Self {
+            oldest: registry.position(bounds.before_oldest).to_cursor(),
+            head: registry.position(bounds.head).to_cursor(),
+        }
+    }
+}
+
+impl Error {
+    pub(super) fn field(field: impl Into<Cow<'static, str>>, problem: impl Into<Cow<'static, str>>) -> Self {
+        Self::Field { field: field.into(), problem: problem.into() }
+    }
+
+    pub(super) fn cursor(error: CursorError, registry: &Registry) -> Self {
+        match error {
+            CursorError::OtherEpoch => Self::EpochChanged(Ends::of(registry)),
+            CursorError::Ahead => Self::CursorAhead,
+            CursorError::Expired => Self::CursorExpired(Ends::of(registry)),
+        }
+    }
+
+    /// The canonical code and the reason: the table of the contract.
+    pub(super) const fn code(&self) -> (Code, &'static str) {
+        match self {
+            Self::Field { .. } => (Code::InvalidArgument, "FIELD_INVALID"),
+            Self::NotImplemented(_) => (Code::Unimplemented, "NOT_IMPLEMENTED"),
+            Self::CursorDamaged | Self::CursorAhead => (Code::InvalidArgument, "CURSOR_INVALID"),
+            Self::CursorExpired(_) => (Code::OutOfRange, "CURSOR_EXPIRED"),
+            Self::EpochChanged(_) => (Code::OutOfRange, "EPOCH_CHANGED"),
+            Self::PageToken => (Code::InvalidArgument, "PAGE_TOKEN_INVALID"),
+            Self::NotConnected => (Code::NotFound, "CLIENT_NOT_CONNECTED"),
+            Self::NoSuchConnection => (Code::NotFound, "CONNECTION_NOT_FOUND"),
+            Self::NoSuchService => (Code::NotFound, "SERVICE_NOT_FOUND"),
+            Self::Generation { .. } => (Code::FailedPrecondition, "GENERATION_MISMATCH"),
+            Self::OutboxFull => (Code::ResourceExhausted, "OUTBOX_FULL"),
+            Self::ReceiptsLimit => (Code::ResourceExhausted, "RECEIPTS_LIMIT"),
+            Self::ResponsesUnread => (Code::Aborted, "RESPONSES_UNREAD"),
+            Self::LogUnavailable => (Code::Unavailable, "LOG_UNAVAILABLE"),
+            Self::SubscribersLimit(_) => (Code::ResourceExhausted, "SUBSCRIBERS_LIMIT"),
+            Self::SnapshotsLimit(_) => (Code::ResourceExhausted, "SNAPSHOTS_LIMIT"),
+            Self::SnapshotStalled => (Code::Aborted, "SNAPSHOT_STALLED"),
+            Self::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
+            Self::Expired => (Code::DeadlineExceeded, "EXPIRED"),
+            Self::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),
+            Self::Internal => (Code::Internal, "INTERNAL"),
+        }
+    }
+
+    fn metadata(&self) -> HashMap<String, String> {
+        let pairs = match self {
+            Self::Field { field, .. } => vec![("field", field.to_string())],
+            Self::NotImplemented(what) => vec![("field", (*what).to_owned())],
+            Self::CursorExpired(ends) | Self::EpochChanged(ends) => {
+                vec![("oldest_cursor", ends.oldest.clone()), ("head_cursor", ends.head.clone())]
+            }
+            Self::Generation { expected, actual } => {
+                vec![("expected_generation", expected.to_string()), ("actual_generation", actual.to_string())]
+            }
+            Self::SubscribersLimit(limit) | Self::SnapshotsLimit(limit) => vec![("limit", limit.to_string())],
+            _ => Vec::new(),
+        };
+        pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
+    }
+
+    const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::OutboxFull | Self::ReceiptsLimit => Some(OUTBOX_RETRY),
+            Self::SubscribersLimit(_) | Self::SnapshotsLimit(_) | Self::LogUnavailable => Some(PLACE_RETRY),
+            _ => None,
+        }
+    }
+}
+
+impl From<Error> for Status {
+    fn from(error: Error) -> Self {
+        let (code, reason) = error.code();
+        let mut details = ErrorDetails::new();
+        details.set_error_info(reason, DOMAIN, error.metadata());
+        if let Error::Field { field, problem } = &error {
+            details.add_bad_request_violation(field.as_ref(), problem.as_ref());
+        }
+        if let Some(delay) = error.retry_after() {
+            details.set_retry_info(Some(delay));
+        }
+        Self::with_error_details(code, error.to_string(), details)
+    }
+}
+
+impl From<SendError> for Error {
+    fn from(error: SendError) -> Self {
+        match error {
+            SendError::NotConnected => Self::NotConnected,
+            SendError::OutboxFull => Self::OutboxFull,
+            SendError::Generation { expected, actual } => Self::Generation { expected, actual },
+            SendError::Expired => Self::Expired,
+        }
+    }
+}
+
+impl From<CommandError> for Error {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::NotConnected => Self::NotConnected,
+            CommandError::Generation { expected, actual } => Self::Generation { expected, actual },
+            CommandError::Labels(error) => Self::field("set", error.to_string()),
+            CommandError::Cadence { .. } => Self::field("heartbeat", error.to_string()),
+            CommandError::LogUnavailable => Self::LogUnavailable,
+        }
+    }
+}
+
+/// What a server makes of the outcome of a method's own code.
+pub(super) fn reply<T>(outcome: Result<T, Error>) -> Reply<T> {
+    Ok(Response::new(outcome?))
+}
+
+/// The trailers of a stream that is not ours and ends because the node goes down.
+pub(super) fn trailers_of_shutdown() -> hyper::HeaderMap {
+    let mut trailers = hyper::HeaderMap::new();
+    if Status::from(Error::ShuttingDown).add_header(&mut trailers).is_err() {
+        // Only a message that fits no header could fail; the code alone says it too.
+        trailers.insert(Status::GRPC_STATUS, (Code::Unavailable as i32).into());
+    }
+    trailers
+}

@@ -1,0 +1,97 @@
+//! Health as gRPC clients ask for it (`grpc.health.v1`): not serving until ready, and no more once a drain begins.
+
+use std::sync::Arc;
+
+use futures_util::stream;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::Request;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_server::{Health as HealthMethods, HealthServer};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+
+use super::error::{Error, Items, Reply, reply};
+
+/// The services whose health is told; the empty name stands for the whole server.
+const NAMES: [&str; 5] = [
+    "",
+    "heartwire.v1.EventService",
+    "heartwire.v1.ConnectionService",
+    "heartwire.v1.MessageService",
+    "heartwire.v1.NodeService",
+];
+
+/// The health of the services; cheap to clone. All have the same.
+#[derive(Clone)]
+pub struct Health {
+    ready: Arc<watch::Sender<bool>>,
+    draining: CancellationToken,
+}
+
+impl Health {
+    pub(super) fn new(draining: CancellationToken) -> Self {
+        Self { ready: Arc::new(watch::Sender::new(false)), draining }
+    }
+
+    /// Says that the node takes clients and calls; or that it does not, for a while. Once it drains it never does again.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.send_replace(ready);
+    }
+
+    /// The service to serve.
+    pub(super) fn service(&self) -> HealthServer<Self> {
+        HealthServer::new(self.clone())
+    }
+
+    fn now(&self) -> ServingStatus {
+        if *self.ready.borrow() && !self.draining.is_cancelled() {
+            ServingStatus::Serving
+        } else {
+            ServingStatus::NotServing
+        }
+    }
+
+    /// Waits until it is other than `told`.
+    async fn other_than(&self, told: Option<ServingStatus>) -> ServingStatus {
+        let mut ready = self.ready.subscribe();
+        loop {
+            let now = self.now();
+            if told != Some(now) {
+                return now;
+            }
+            tokio::select! {
+                _ = ready.changed() => {}
+                () = self.draining.cancelled(), if !self.draining.is_cancelled() => {}
+            }
+        }
+    }
+}
+
+fn answer(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse { status: status.into() }
+}
+
+#[tonic::async_trait]
+impl HealthMethods for Health {
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Reply<HealthCheckResponse> {
+        let known = NAMES.contains(&request.get_ref().service.as_str());
+        reply(if known { Ok(answer(self.now())) } else { Err(Error::NoSuchService) })
+    }
+
+    type WatchStream = Items<HealthCheckResponse>;
+
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Reply<Self::WatchStream> {
+        let health = NAMES.contains(&request.get_ref().service.as_str()).then(|| self.clone());
+        let told = stream::unfold((health, None), |(health, told)| async move {
+            let status = match &health {
+                Some(health) => health.other_than(told).await,
+                // The protocol wants the watch of an unknown service to stay open.
+                None if told.is_none() => ServingStatus::ServiceUnknown,
+                None => std::future::pending().await,
+            };
+            Some((Ok(answer(status)), (health, Some(status))))
+        });
+        // The server ends it when the node goes down, as it does with any stream that knows nothing of that.
+        reply(Ok(Box::pin(told)))
+    }
+}

@@ -1,0 +1,172 @@
+//! The control plane: what backends call over gRPC. One file a service; generated types stop here.
+
+mod arguments;
+mod batch;
+mod call;
+mod connections;
+mod convert;
+mod error;
+mod events;
+mod filter;
+mod health;
+mod leases;
+mod listener;
+mod messages;
+mod nodes;
+mod page;
+mod preface;
+mod send_stream;
+mod server;
+mod snapshot;
+mod subscribers;
+mod subscription;
+#[cfg(test)]
+mod tests;
+
+pub use error::DOMAIN;
+pub use health::Health;
+pub use listener::{Listener, UnixSocket};
+pub use server::{ServeError, Serving, serve};
+pub use subscribers::Subscribers;
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tonic::service::Routes;
+
+use crate::dispatch::Dispatch;
+use crate::drain::Drain;
+use crate::metrics::Metrics;
+use crate::pb;
+use crate::registry::Registry;
+use crate::shutdown::Closing;
+
+/// A request may be this much larger than the payload in it.
+const REQUEST_OVERHEAD: usize = 64 << 10;
+/// The largest request that is read, unless payloads may be larger: what gRPC takes by default.
+const REQUEST_BYTES: usize = 4 << 20;
+
+/// Who this node is, for `GetNode`; its name is in the registry's settings.
+#[derive(Clone, Debug)]
+pub struct Node {
+    /// Names this run of the process.
+    pub incarnation: String,
+    /// When it started.
+    pub start_time: SystemTime,
+    /// The most connections it takes.
+    pub max_connections: usize,
+}
+
+/// How many may do what is dear at once.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Open `Subscribe` streams; one more is refused.
+    pub max_subscribers: usize,
+    /// Snapshots under way; one more waits.
+    pub max_snapshots: usize,
+}
+
+/// What the pace of a drain comes from when the call names none.
+#[derive(Clone, Copy, Debug)]
+pub struct DrainDefaults {
+    /// The deadline of a shutdown; a part of it is what a drain is spread over.
+    pub deadline: Duration,
+    /// Connections closed a second; 0 to spread them.
+    pub close_rate: u64,
+    /// The hints that clients get are spread over this.
+    pub reconnect_jitter: Duration,
+}
+
+/// What the services work on.
+pub struct Deps {
+    /// The connections.
+    pub registry: Arc<Registry>,
+    /// The way to their outboxes.
+    pub dispatch: Dispatch,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// The drain of this node.
+    pub drain: Arc<Drain>,
+    /// The way down.
+    pub closing: Closing,
+    /// Facts of this run.
+    pub node: Node,
+    /// Bounds.
+    pub limits: Limits,
+    /// The pace of a drain.
+    pub drain_defaults: DrainDefaults,
+}
+
+/// What every service holds.
+struct Shared {
+    registry: Arc<Registry>,
+    dispatch: Dispatch,
+    metrics: Arc<Metrics>,
+    drain: Arc<Drain>,
+    closing: Closing,
+    node: Node,
+    drain_defaults: DrainDefaults,
+    subscribers: Arc<Subscribers>,
+    snapshots: Arc<leases::Leases>,
+}
+
+/// All services of the control plane; cheap to clone.
+#[derive(Clone)]
+pub struct Services {
+    shared: Arc<Shared>,
+    health: Health,
+}
+
+impl Services {
+    /// The services over the parts of the node. Their health is NOT_SERVING until [`Health::set_ready`].
+    #[must_use]
+    pub fn new(deps: Deps) -> Self {
+        let Deps { registry, dispatch, metrics, drain, closing, node, limits, drain_defaults } = deps;
+        let health = Health::new(drain.begun());
+        let subscribers = Arc::new(Subscribers::new(limits.max_subscribers));
+        let snapshots = Arc::new(leases::Leases::new(limits.max_snapshots));
+        let shared =
+            Shared { registry, dispatch, metrics, drain, closing, node, drain_defaults, subscribers, snapshots };
+        Self { shared: Arc::new(shared), health }
+    }
+
+    /// The open `Subscribe` streams, for metrics.
+    #[must_use]
+    pub fn subscribers(&self) -> &Arc<Subscribers> {
+        &self.shared.subscribers
+    }
+
+    /// The health that is served, to be set ready.
+    #[must_use]
+    pub fn health(&self) -> &Health {
+        &self.health
+    }
+
+    /// The routes: the four services, health and reflection.
+    ///
+    /// # Errors
+    /// Only if the descriptors that were compiled in cannot be read.
+    pub fn routes(&self) -> Result<Routes, ServeError> {
+        use pb::connection_service_server::ConnectionServiceServer;
+        use pb::event_service_server::EventServiceServer;
+        use pb::message_service_server::MessageServiceServer;
+        use pb::node_service_server::NodeServiceServer;
+
+        let largest = self.shared.registry.settings().outbox.bytes.saturating_add(REQUEST_OVERHEAD).max(REQUEST_BYTES);
+        let shared = || Arc::clone(&self.shared);
+        let reflection = || {
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        };
+        let messages = MessageServiceServer::new(messages::Messages(shared())).max_decoding_message_size(largest);
+        Ok(Routes::new(EventServiceServer::new(events::Events(shared())))
+            .add_service(ConnectionServiceServer::new(connections::Connections(shared())))
+            .add_service(messages)
+            .add_service(NodeServiceServer::new(nodes::Nodes(shared())))
+            .add_service(self.health.service())
+            .add_service(reflection().build_v1()?)
+            .add_service(reflection().build_v1alpha()?)
+            .prepare())
+    }
+}

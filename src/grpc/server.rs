@@ -1,0 +1,248 @@
+//! Serving: accepting, one small task a connection, and the way down.
+//!
+//! The routes are served on hyper's own HTTP/2 builder, because tonic's server does not let the send buffer of a stream be bounded and spins when
+//! descriptors run out.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::body::{Bytes, Frame, Incoming, SizeHint};
+use hyper::server::conn::http2;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tower::Service as _;
+
+use super::error::trailers_of_shutdown;
+use super::listener::{Accepted, Listener};
+use super::preface::greet;
+use crate::metrics::Metrics;
+use crate::shutdown::Closing;
+
+/// Connections served at once; more wait to be accepted. A backend needs one.
+const MAX_CONNECTIONS: usize = 1024;
+/// Streams of one connection: a thousand subscribers may share it.
+const MAX_STREAMS: u32 = 2048;
+/// What a stream whose peer does not read may have buffered; hyper's own default is 400 KiB.
+const SEND_BUFFER: usize = 64 << 10;
+/// What a stream may send before we read it.
+const STREAM_WINDOW: u32 = 256 << 10;
+/// The same of a connection: enough for many unread streams, so that one starves no other call.
+const CONNECTION_WINDOW: u32 = 8 << 20;
+const HEADER_LIST: u32 = 16 << 10;
+const LOCAL_RESETS: usize = 1024;
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long to wait after accepting failed for want of descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often that is worth a line in the log.
+const ACCEPT_LOG_EVERY: Duration = Duration::from_secs(10);
+
+/// The control plane cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The descriptors that were compiled in cannot be read.
+    #[error("the compiled-in descriptors cannot be served: {0}")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// What serving needs beside a listener.
+pub struct Serving {
+    /// What is served, from [`Services::routes`](super::Services::routes).
+    pub routes: Routes,
+    /// The way down; connections still open at its deadline are dropped.
+    pub closing: Closing,
+    /// Cancelled to stop accepting and to let what is open come to its end.
+    pub stop: CancellationToken,
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Serves until `stop` is cancelled and every connection has ended, or until the deadline of `closing`. The streams end by `closing` alone, so
+/// cancel `stop` only once that has begun.
+pub async fn serve(listener: Listener, serving: Serving) {
+    let Serving { routes, closing, stop, metrics } = serving;
+    let front = Front { routes, closing: closing.clone() };
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let connections = TaskTracker::new();
+    let ended = Ended { stop: stop.clone(), now: closing.now().clone() };
+    let accepting = async {
+        let mut failures = Failures::default();
+        loop {
+            // The semaphore is never closed.
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let accepted = match listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    metrics.accept_errors.inc();
+                    failures.pause(&error).await;
+                    continue;
+                }
+            };
+            metrics.grpc_connections.inc();
+            let (front, ended) = (front.clone(), ended.clone());
+            connections.spawn(async move {
+                match accepted {
+                    Accepted::Tcp(stream) => serve_connection(stream, front, ended).await,
+                    Accepted::Unix(stream) => serve_connection(stream, front, ended).await,
+                }
+                drop(place);
+            });
+        }
+    };
+    tokio::select! {
+        () = accepting => {}
+        () = stop.cancelled() => {}
+        () = closing.now().cancelled() => {}
+    }
+    // Nobody else connects; the file of a Unix socket goes.
+    drop(listener);
+    connections.close();
+    connections.wait().await;
+}
+
+/// When a connection is to end.
+#[derive(Clone)]
+struct Ended {
+    stop: CancellationToken,
+    now: CancellationToken,
+}
+
+async fn serve_connection<S>(stream: S, front: Front, ended: Ended)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let greeted = tokio::select! {
+        greeted = greet(stream) => greeted,
+        () = ended.stop.cancelled() => return,
+        () = ended.now.cancelled() => return,
+    };
+    let Some(stream) = greeted else { return };
+    let mut builder = http2::Builder::new(TokioExecutor::new());
+    builder
+        .timer(TokioTimer::new())
+        .max_send_buf_size(SEND_BUFFER)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_local_error_reset_streams(LOCAL_RESETS)
+        .max_header_list_size(HEADER_LIST)
+        .keep_alive_interval(KEEPALIVE_INTERVAL)
+        .keep_alive_timeout(KEEPALIVE_TIMEOUT);
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), front));
+    let outcome = tokio::select! {
+        outcome = connection.as_mut() => outcome,
+        () = ended.now.cancelled() => return,
+        () = ended.stop.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                outcome = connection => outcome,
+                () = ended.now.cancelled() => return,
+            }
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "a gRPC connection ended");
+    }
+}
+
+/// How accepting has failed lately.
+#[derive(Default)]
+struct Failures {
+    logged: Option<Instant>,
+}
+
+impl Failures {
+    /// Waits before the next try, unless it was only the peer that left.
+    async fn pause(&mut self, error: &io::Error) {
+        use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, InvalidInput, NotConnected};
+        // The last two are what setting an option of a socket says whose peer has left.
+        if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | InvalidInput | NotConnected) {
+            return;
+        }
+        if self.logged.is_none_or(|logged| logged.elapsed() >= ACCEPT_LOG_EVERY) {
+            self.logged = Some(Instant::now());
+            tracing::warn!(%error, "cannot accept gRPC connections; trying again");
+        }
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+}
+
+/// What hyper calls for each request.
+#[derive(Clone)]
+struct Front {
+    routes: Routes,
+    closing: Closing,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Front {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        // Health and reflection are not ours, and their streams know nothing of a shutdown.
+        let foreign = request.uri().path().starts_with("/grpc.");
+        let closing = foreign.then(|| self.closing.clone());
+        let response = self.routes.clone().call(request);
+        Box::pin(async move {
+            let response = response.await?;
+            Ok(match closing {
+                Some(closing) => response.map(|body| Body::new(UntilClosing::new(body, closing))),
+                None => response,
+            })
+        })
+    }
+}
+
+/// A body that ends, with a status that says so, when the node goes down.
+struct UntilClosing {
+    body: Option<Body>,
+    begun: Pin<Box<dyn Future<Output = ()> + Send>>,
+}
+
+impl UntilClosing {
+    fn new(body: Body, closing: Closing) -> Self {
+        Self { body: Some(body), begun: Box::pin(async move { closing.begun().await }) }
+    }
+}
+
+impl hyper::body::Body for UntilClosing {
+    type Data = Bytes;
+    type Error = tonic::Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        match Pin::new(body).poll_frame(context) {
+            Poll::Pending => {}
+            ready => return ready,
+        }
+        if self.begun.as_mut().poll(context).is_pending() {
+            return Poll::Pending;
+        }
+        self.body = None;
+        Poll::Ready(Some(Ok(Frame::trailers(trailers_of_shutdown()))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::default()
+    }
+}
