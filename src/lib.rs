@@ -1,4 +1,6 @@
 //! Heartwire.
+pub mod admin;
+pub mod cli;
 pub mod clock;
 pub mod close;
 pub mod config;
@@ -14,6 +16,7 @@ pub mod outbox;
 pub mod position;
 pub mod registry;
 pub mod shutdown;
+pub mod telemetry;
 
 /// The generated contract.
 #[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::unwrap_used)]
