@@ -1,4 +1,25 @@
-//! Heartwire.
+//! Heartwire: a sidecar that holds a backend's WebSocket connections and gives it a truthful, resumable account of them over gRPC.
+//!
+//! **The log is the truth, and everything else is a fold of it.** The binary is thin; the parts are here. Who may import whom (left may use
+//! right; a test reads the arrows):
+//!
+//! ```text
+//! app -> { ws, grpc, admin } -> { connection, dispatch, drain } -> registry -> { outbox, log } -> { event, close, ... }
+//! ```
+//!
+//! The ways data takes:
+//!
+//! 1. *In.* [`ws`] makes messages of frames; [`connection`]'s driver decides what they mean and submits events through its place in the
+//!    [`registry`]; the [`log`] commits them, has the registry apply them, and lets readers see them; [`grpc`] hands them to subscribers.
+//! 2. *Out.* [`grpc`] gives a message to [`dispatch`], which looks its target up in the registry and puts it in [`outbox`]es; the driver
+//!    writes it and tells the receipt.
+//! 3. *Silence.* The registry's sweep judges by [`heartbeat`] who is due a beat, SUSPECT or expired, and wakes the driver.
+//!
+//! `ARCHITECTURE.md` draws how the log and the fold work together.
+
+pub mod admin;
+pub mod app;
+pub mod cli;
 pub mod clock;
 pub mod close;
 pub mod config;
@@ -16,6 +37,7 @@ pub mod outbox;
 pub mod position;
 pub mod registry;
 pub mod shutdown;
+pub mod telemetry;
 pub mod ws;
 
 /// The generated contract.

@@ -1,1 +1,41 @@
-fn main() {}
+//! The `heartwire` command: command line, configuration, server, exit code.
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use heartwire::cli::{self, Outcome};
+use heartwire::config::{Config, ConfigArgs};
+
+/// The configuration or the command line is wrong.
+const USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let args = match cli::main(std::env::args_os()) {
+        Outcome::Serve(args) => args,
+        Outcome::Exit(code) => return code,
+    };
+    let config = match Config::load(&args.sources(std::env::vars_os())) {
+        Ok(config) => config,
+        Err(errors) => return fail(USAGE, &errors.to_string()),
+    };
+    if args.check_config || args.print_config {
+        return show(&args, &config);
+    }
+    heartwire::app::run(config)
+}
+
+fn show(args: &ConfigArgs, config: &Config) -> ExitCode {
+    let text = if args.print_config { config.to_toml() } else { "the configuration is sound\n".to_owned() };
+    let mut out = io::stdout();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads has read enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => fail(1, &format!("cannot write: {error}")),
+    }
+}
+
+fn fail(code: u8, message: &str) -> ExitCode {
+    let _ = writeln!(io::stderr(), "error: {message}");
+    ExitCode::from(code)
+}

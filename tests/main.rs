@@ -1,3 +1,5 @@
 //! What a user would notice: the real server on ports of its own, real WebSocket clients, real gRPC clients.
 
+#![allow(unreachable_pub, reason = "one binary")]
+
 mod harness;

@@ -8,8 +8,10 @@ use crate::config::{AnonymousPolicy, Config, ListenAddress};
 
 pub(super) fn banner(config: &Config, addresses: &Addresses, max_connections: usize) -> String {
     let mut text = String::new();
-    // Writing to a String cannot fail.
-    let mut line = |words: std::fmt::Arguments<'_>| drop(writeln!(text, "{words}"));
+    let mut line = |words: std::fmt::Arguments<'_>| {
+        // Writing to a String cannot fail.
+        let _ = writeln!(text, "{words}");
+    };
     line(format_args!("heartwire {}", env!("CARGO_PKG_VERSION")));
     line(format_args!("  clients    ws://{}", addresses.ws));
     line(format_args!("  backends   gRPC on {}, no TLS and no tokens", addresses.grpc));

@@ -1,0 +1,141 @@
+//! The command line: what it says, and the subcommands that are clients of a running Heartwire.
+//!
+//! `serve` is not run here: it is handed back, so that the client side knows nothing of the server's parts.
+
+mod args;
+mod connect;
+mod connections;
+mod disconnect;
+mod error;
+mod event_line;
+mod events;
+mod healthcheck;
+mod json;
+mod send;
+mod text;
+
+#[cfg(test)]
+mod fake;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::{Duration, SystemTime};
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser as _};
+use tonic::transport::Channel;
+
+use self::args::{Cli, ClientArgs, Command};
+use self::connect::connect;
+use self::error::CliError;
+use crate::config::ConfigArgs;
+
+/// What is left to do after the command line was dealt with.
+#[derive(Debug)]
+pub enum Outcome {
+    /// Run the sidecar, or show or check its configuration.
+    Serve(Box<ConfigArgs>),
+    /// Everything is done: exit.
+    Exit(ExitCode),
+}
+
+/// The whole command line, for what is generated from it.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
+/// Reads the command line, program name first, and runs the subcommand unless it is `serve`.
+///
+/// Exit codes: 0 done, 1 failed, 2 wrong usage. Failures are one line on stderr.
+pub fn main(args: impl IntoIterator<Item = OsString>) -> Outcome {
+    let command = match Cli::try_parse_from(args) {
+        Ok(Cli { config, command: None }) => return Outcome::Serve(Box::new(config)),
+        Ok(Cli { command: Some(Command::Serve(config)), .. }) => return Outcome::Serve(Box::new(config)),
+        Ok(Cli { command: Some(command), .. }) => command,
+        Err(error) => {
+            // A terminal that is gone does not change what the code should be.
+            let _ = error.print();
+            return Outcome::Exit(exit_code(error.kind()));
+        }
+    };
+    Outcome::Exit(match execute(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if !error.is_broken_pipe() {
+                let _ = writeln!(io::stderr(), "error: {error}");
+            }
+            error.exit_code()
+        }
+    })
+}
+
+fn exit_code(kind: ErrorKind) -> ExitCode {
+    match kind {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+        _ => ExitCode::from(2),
+    }
+}
+
+fn execute(command: Command) -> Result<(), CliError> {
+    // Written out at the end of each batch or page rather than of each line.
+    let mut out = io::BufWriter::new(io::stdout());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let outcome = runtime.block_on(run(command, &mut out));
+    // What was printed before a failure is worth having.
+    let flushed = out.flush().map_err(CliError::from);
+    outcome.and(flushed)
+}
+
+async fn run(command: Command, out: &mut dyn Write) -> Result<(), CliError> {
+    match command {
+        // Handed back by `main` before it comes to this.
+        Command::Serve(_) => Ok(()),
+        Command::Events(args) => events::run(open(&args.client).await?, &args, out, &mut io::stderr()).await,
+        Command::Connections(args) => connections::run(open(&args.client).await?, &args, SystemTime::now, out).await,
+        Command::Send(args) => send::send(open(&args.client).await?, &args, &mut io::stdin(), out).await,
+        Command::Broadcast(args) => send::broadcast(open(&args.client).await?, &args, &mut io::stdin(), out).await,
+        Command::Disconnect(args) => disconnect::run(open(&args.client).await?, &args, out).await,
+        Command::Healthcheck(args) => {
+            let check = async {
+                let channel = connect(&args.at.server, args.timeout).await?;
+                healthcheck::run(channel, &args.service, args.timeout, out).await
+            };
+            // One limit for both: a probe has its own, and kills what is over it without a word.
+            let within = within(args.timeout, check);
+            within.await
+        }
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "heartwire", &mut script);
+            Ok(out.write_all(&script)?)
+        }
+        Command::Man { subcommand } => man(subcommand.as_deref(), out),
+    }
+}
+
+async fn open(client: &ClientArgs) -> Result<Channel, CliError> {
+    connect(&client.at.server, client.timeout).await
+}
+
+async fn within(timeout: Duration, task: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
+    tokio::time::timeout(timeout, task).await.unwrap_or(Err(CliError::TimedOut(timeout)))
+}
+
+fn man(subcommand: Option<&str>, out: &mut dyn Write) -> Result<(), CliError> {
+    let mut command = Cli::command();
+    // So that the page of a subcommand is called heartwire-events and not events.
+    command.build();
+    let page = match subcommand {
+        None => command,
+        Some(name) => match command.find_subcommand(name) {
+            Some(found) => found.clone(),
+            None => return Err(CliError::Usage(format!("there is no subcommand {}", text::escaped(name)))),
+        },
+    };
+    Ok(clap_mangen::Man::new(page).render(out)?)
+}
+
+#[cfg(test)]
+mod tests;
