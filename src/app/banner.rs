@@ -68,14 +68,17 @@ mod tests {
     use super::*;
 
     fn shown(config: &Config) -> String {
-        let addresses = Addresses { ws: config.ws.listen, grpc: config.grpc.listen.clone(), admin: config.admin.listen };
+        let addresses =
+            Addresses { ws: config.ws.listen, grpc: config.grpc.listen.clone(), admin: config.admin.listen };
         banner(config, &addresses, config.ws.max_connections)
     }
 
     #[test]
     fn it_says_where_what_log_whom_it_believes_and_three_lines_to_try() {
         let text = shown(&Config::default());
-        for words in ["ws://0.0.0.0:8181", "127.0.0.1:50051", "http://127.0.0.1:8182", "in memory", "clients name themselves"] {
+        for words in
+            ["ws://0.0.0.0:8181", "127.0.0.1:50051", "http://127.0.0.1:8182", "in memory", "clients name themselves"]
+        {
             assert!(text.contains(words), "{words} is missing in\n{text}");
         }
         let tries: Vec<_> = text.lines().skip_while(|line| *line != "try").skip(1).collect();
@@ -87,7 +90,8 @@ mod tests {
     #[test]
     fn a_clamped_limit_is_told() {
         let config = Config::default();
-        let addresses = Addresses { ws: config.ws.listen, grpc: config.grpc.listen.clone(), admin: config.admin.listen };
+        let addresses =
+            Addresses { ws: config.ws.listen, grpc: config.grpc.listen.clone(), admin: config.admin.listen };
         assert!(banner(&config, &addresses, 19_488).contains("19488 connections, not 65536"));
         assert!(!shown(&config).contains("limit of open files"));
     }

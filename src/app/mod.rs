@@ -25,7 +25,7 @@ use crate::config::{Config, ListenAddress};
 use crate::connection::{Admissions, Host};
 use crate::dispatch::Dispatch;
 use crate::drain::{Drain, Pace};
-use crate::grpc::{self, DrainDefaults, Health, Serving, Services};
+use crate::grpc::{self, DrainDefaults, Health, Services, Serving};
 use crate::log::{Log, MemoryLog, Retention};
 use crate::metrics::{Metrics, Reading};
 use crate::registry::Registry;
@@ -94,8 +94,12 @@ impl App {
         let retention = Retention { max_bytes: config.log.max_bytes.as_usize(), max_age: config.log.max_age };
         let log = Arc::new(MemoryLog::new(retention, clock.clone(), Arc::clone(&metrics)));
         let registry_settings = settings::registry(&config);
-        let registry =
-            Arc::new(Registry::new(Arc::clone(&log) as Arc<dyn Log>, clock.clone(), registry_settings, Arc::clone(&metrics)));
+        let registry = Arc::new(Registry::new(
+            Arc::clone(&log) as Arc<dyn Log>,
+            clock.clone(),
+            registry_settings,
+            Arc::clone(&metrics),
+        ));
         let (applier, token) = (Arc::clone(&registry), stop.clone());
         background.spawn(async move { log.run(&*applier, token).await });
         let (sweeper, token) = (Arc::clone(&registry), stop.clone());
@@ -117,7 +121,10 @@ impl App {
                 start_time: clock.wall(),
                 max_connections,
             },
-            limits: grpc::Limits { max_subscribers: config.grpc.max_subscribers, max_snapshots: config.grpc.max_snapshots },
+            limits: grpc::Limits {
+                max_subscribers: config.grpc.max_subscribers,
+                max_snapshots: config.grpc.max_snapshots,
+            },
             drain_defaults: DrainDefaults {
                 deadline: config.shutdown.deadline,
                 close_rate: config.shutdown.close_rate,

@@ -73,7 +73,8 @@ impl Process {
 
     /// Waits for its end, at most `limit`: the exit code.
     pub async fn exit_code(&mut self, limit: Duration) -> Option<i32> {
-        let status = tokio::time::timeout(limit, self.child.wait()).await.expect("it ends in time").expect("waited for");
+        let status =
+            tokio::time::timeout(limit, self.child.wait()).await.expect("it ends in time").expect("waited for");
         status.code()
     }
 }
