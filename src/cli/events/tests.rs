@@ -16,7 +16,7 @@ async fn ran(fake: &Fake, flags: &str) -> Ran {
     let Some(Command::Events(args)) = Cli::try_parse_from(line).unwrap().command else { panic!() };
     let (mut out, mut notes) = (Vec::new(), Vec::new());
     let channel = fake.channel().await;
-    let outcome = run(channel, &args, &mut out, &mut notes).await;
+    let outcome = run(channel, &args, filter(&args).unwrap(), &mut out, &mut notes).await;
     Ran { outcome, out: String::from_utf8(out).unwrap(), notes: String::from_utf8(notes).unwrap() }
 }
 
@@ -204,6 +204,6 @@ async fn a_reader_that_left_ends_it_quietly() {
     let fake = Fake::default();
     fake.streams.extend([open(vec![batch(&["a"], "c1", false)])]);
     let Some(Command::Events(args)) = Cli::try_parse_from(["heartwire", "events"]).unwrap().command else { panic!() };
-    let error = run(fake.channel().await, &args, &mut Left, &mut Vec::new()).await.unwrap_err();
+    let error = run(fake.channel().await, &args, filter(&args).unwrap(), &mut Left, &mut Vec::new()).await.unwrap_err();
     assert!(error.is_broken_pipe());
 }
