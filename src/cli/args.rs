@@ -30,6 +30,9 @@ pub(super) enum Command {
     /// Run the sidecar [what happens without a subcommand]
     Serve(ConfigArgs),
     /// Show events as they happen
+    ///
+    /// One event a line, with the time in UTC; what belongs to a snapshot is marked with *. A lost stream is resumed
+    /// where it stopped, for as long as that takes; what happens to the stream itself is told on stderr.
     Events(EventsArgs),
     /// List the connections
     Connections(ConnectionsArgs),
@@ -73,7 +76,7 @@ pub(super) struct ClientArgs {
 #[derive(Args, Debug)]
 pub(super) struct SelectArgs {
     /// Only client ids that begin with this
-    #[arg(long, value_name = "PREFIX", default_value = "")]
+    #[arg(long, value_name = "PREFIX", default_value = "", hide_default_value = true)]
     pub(super) prefix: String,
 
     /// Only with this label; may be repeated, then all must hold
@@ -122,9 +125,6 @@ impl Kind {
     }
 }
 
-/// Show events as they happen, one a line, in UTC; rows of a snapshot begin with *
-///
-/// A lost stream is resumed where it stopped, for as long as it takes.
 #[derive(Args, Debug)]
 pub(super) struct EventsArgs {
     #[command(flatten)]

@@ -21,15 +21,9 @@ const MOST_WIDTH: usize = 48;
 
 type Row = [String; COLUMNS];
 
-/// Lists or counts the connections; `now` is what ages are told by.
-pub(super) async fn run(
-    channel: Channel,
-    args: &ConnectionsArgs,
-    now: fn() -> SystemTime,
-    out: &mut dyn Write,
-) -> Result<(), CliError> {
-    let mut client = ConnectionServiceClient::new(channel);
-    let filter = pb::ConnectionFilter {
+/// Which connections the flags ask for.
+pub(super) fn filter(args: &ConnectionsArgs) -> Result<pb::ConnectionFilter, CliError> {
+    Ok(pb::ConnectionFilter {
         client_id_prefix: args.select.prefix.clone(),
         labels: args::labels(&args.select.label)?,
         state: match args.state {
@@ -37,7 +31,18 @@ pub(super) async fn run(
             Some(State::Alive) => pb::ConnectionState::Alive.into(),
             Some(State::Suspect) => pb::ConnectionState::Suspect.into(),
         },
-    };
+    })
+}
+
+/// Lists or counts the connections; `now` is what ages are told by.
+pub(super) async fn run(
+    channel: Channel,
+    args: &ConnectionsArgs,
+    filter: pb::ConnectionFilter,
+    now: fn() -> SystemTime,
+    out: &mut dyn Write,
+) -> Result<(), CliError> {
+    let mut client = ConnectionServiceClient::new(channel);
     if args.count {
         let request = pb::CountConnectionsRequest { filter: Some(filter) };
         let call = async |request| client.count_connections(request).await;
@@ -122,7 +127,10 @@ mod tests {
         let line = ["heartwire", "connections"].into_iter().chain(flags.split_whitespace());
         let Some(Command::Connections(args)) = Cli::try_parse_from(line).unwrap().command else { panic!() };
         let mut out = Vec::new();
-        let outcome = run(fake.channel().await, &args, now, &mut out).await;
+        let outcome = match filter(&args) {
+            Ok(filter) => run(fake.channel().await, &args, filter, now, &mut out).await,
+            Err(error) => Err(error),
+        };
         (outcome, String::from_utf8(out).unwrap())
     }
 

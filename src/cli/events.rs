@@ -25,20 +25,25 @@ enum End {
     Lost(Status),
 }
 
+/// Which events the flags ask for.
+pub(super) fn filter(args: &EventsArgs) -> Result<pb::EventFilter, CliError> {
+    Ok(pb::EventFilter {
+        kinds: args.kind.iter().map(|kind| kind.to_pb().into()).collect(),
+        client_ids: args.client_id.clone(),
+        client_id_prefix: args.select.prefix.clone(),
+        labels: args::labels(&args.select.label)?,
+    })
+}
+
 /// Follows the events until there were enough of them or something happens that trying again does not mend. What is
 /// said about the stream itself goes to `notes`.
 pub(super) async fn run(
     channel: Channel,
     args: &EventsArgs,
+    filter: pb::EventFilter,
     out: &mut dyn Write,
     notes: &mut dyn Write,
 ) -> Result<(), CliError> {
-    let filter = pb::EventFilter {
-        kinds: args.kind.iter().map(|kind| kind.to_pb().into()).collect(),
-        client_ids: args.client_id.clone(),
-        client_id_prefix: args.select.prefix.clone(),
-        labels: args::labels(&args.select.label)?,
-    };
     let mut stream = Stream {
         client: EventServiceClient::new(channel),
         filter,

@@ -83,11 +83,14 @@ pub(super) fn refusal(code: Code, reason: &str) -> Status {
 impl Fake {
     /// A channel to this server, through memory; as long as the test runs it can reconnect.
     pub(super) async fn channel(&self) -> Channel {
-        let server = Server::builder()
+        serve(self.services()).await
+    }
+
+    pub(super) fn services(&self) -> tonic::transport::server::Router {
+        Server::builder()
             .add_service(EventServiceServer::new(self.clone()))
             .add_service(ConnectionServiceServer::new(self.clone()))
-            .add_service(MessageServiceServer::new(self.clone()));
-        serve(server).await
+            .add_service(MessageServiceServer::new(self.clone()))
     }
 }
 

@@ -15,11 +15,24 @@ static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| DescriptorPool:
 /// Writes a message of the given name in `heartwire.v1` and a line end.
 pub(super) fn write_line(out: &mut dyn Write, name: &str, message: &impl Message) -> io::Result<()> {
     let line = to_json(name, message).map_err(io::Error::other)?;
-    out.write_all(&line)?;
-    out.write_all(b"\n")
+    writeln!(out, "{}", inert(&line))
 }
 
-fn to_json(name: &str, message: &impl Message) -> Result<Vec<u8>, String> {
+/// JSON lets characters stand in strings that a terminal acts on, C1 controls and changes of direction among them.
+/// They occur in strings only, so escaping them leaves the meaning as it is.
+fn inert(line: &str) -> String {
+    let acts = |c: char| matches!(c, '\x7f'..='\u{9f}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    let mut inert = String::with_capacity(line.len());
+    for c in line.chars() {
+        match acts(c) {
+            true => inert.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => inert.push(c),
+        }
+    }
+    inert
+}
+
+fn to_json(name: &str, message: &impl Message) -> Result<String, String> {
     let descriptor = POOL.as_ref().and_then(|pool| pool.get_message_by_name(&format!("heartwire.v1.{name}")));
     let descriptor = descriptor.ok_or_else(|| format!("no descriptor for {name}"))?;
     let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice());
@@ -28,7 +41,7 @@ fn to_json(name: &str, message: &impl Message) -> Result<Vec<u8>, String> {
         .map_err(|error| error.to_string())?
         .serialize(&mut serializer)
         .map_err(|error| format!("{name} cannot be written as JSON: {error}"))?;
-    Ok(serializer.into_inner())
+    String::from_utf8(serializer.into_inner()).map_err(|error| error.to_string())
 }
 
 #[cfg(test)]
@@ -70,6 +83,14 @@ mod tests {
             },
         });
         assert_eq!(json("Event", &event), expected);
+    }
+
+    #[test]
+    fn what_a_terminal_would_act_on_is_escaped_and_means_the_same() {
+        let event = pb::Event { client_id: "a\u{9b}2J\x7f\u{202e}\x1bé".to_owned(), ..Default::default() };
+        let line = to_json("Event", &event).unwrap();
+        assert!(inert(&line).chars().all(|c| c == 'é' || c.is_ascii_graphic()), "{}", inert(&line));
+        assert_eq!(json("Event", &event)["clientId"], event.client_id);
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod fake;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser as _};
@@ -92,19 +92,32 @@ async fn run(command: Command, out: &mut dyn Write) -> Result<(), CliError> {
     match command {
         // Handed back by `main` before it comes to this.
         Command::Serve(_) => Ok(()),
-        Command::Events(args) => events::run(open(&args.client).await?, &args, out, &mut io::stderr()).await,
-        Command::Connections(args) => connections::run(open(&args.client).await?, &args, SystemTime::now, out).await,
-        Command::Send(args) => send::send(open(&args.client).await?, &args, &mut io::stdin(), out).await,
-        Command::Broadcast(args) => send::broadcast(open(&args.client).await?, &args, &mut io::stdin(), out).await,
+        // Mistakes in the flags come before the connection: they can be told without one.
+        Command::Events(args) => {
+            let filter = events::filter(&args)?;
+            events::run(open(&args.client).await?, &args, filter, out, &mut io::stderr()).await
+        }
+        Command::Connections(args) => {
+            let filter = connections::filter(&args)?;
+            connections::run(open(&args.client).await?, &args, filter, SystemTime::now, out).await
+        }
+        Command::Send(args) => {
+            let request = send::send_request(&args, &mut io::stdin())?;
+            send::send(open(&args.client).await?, &args, request, out).await
+        }
+        Command::Broadcast(args) => {
+            let request = send::broadcast_request(&args, &mut io::stdin())?;
+            send::broadcast(open(&args.client).await?, &args, request, out).await
+        }
         Command::Disconnect(args) => disconnect::run(open(&args.client).await?, &args, out).await,
         Command::Healthcheck(args) => {
             let check = async {
                 let channel = connect(&args.at.server, args.timeout).await?;
                 healthcheck::run(channel, &args.service, args.timeout, out).await
             };
-            // One limit for both: a probe has its own, and kills what is over it without a word.
-            let within = within(args.timeout, check);
-            within.await
+            // One limit for both steps: a probe has its own, and kills what is over it without a word.
+            let checked = tokio::time::timeout(args.timeout, check).await;
+            checked.unwrap_or(Err(CliError::TimedOut(args.timeout)))
         }
         Command::Completions { shell } => {
             let mut script = Vec::new();
@@ -117,10 +130,6 @@ async fn run(command: Command, out: &mut dyn Write) -> Result<(), CliError> {
 
 async fn open(client: &ClientArgs) -> Result<Channel, CliError> {
     connect(&client.at.server, client.timeout).await
-}
-
-async fn within(timeout: Duration, task: impl Future<Output = Result<(), CliError>>) -> Result<(), CliError> {
-    tokio::time::timeout(timeout, task).await.unwrap_or(Err(CliError::TimedOut(timeout)))
 }
 
 fn man(subcommand: Option<&str>, out: &mut dyn Write) -> Result<(), CliError> {

@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use tonic::transport::Channel;
@@ -20,31 +21,33 @@ use crate::pb::target::Target;
 /// No server takes more in one gRPC message; so much is read before one is asked.
 const MOST_BYTES: u64 = 4 * 1024 * 1024;
 
+/// What the flags ask to be sent; the message may be read from stdin here.
+pub(super) fn send_request(args: &SendArgs, stdin: &mut dyn Read) -> Result<pb::SendRequest, CliError> {
+    let (target, text) = target_and_text(args)?;
+    let (receipt, receipt_timeout) = match args.receipt {
+        Receipt::Accepted => (pb::Stage::Accepted, None),
+        Receipt::Written => (pb::Stage::Written, prost_types::Duration::try_from(args.receipt_timeout).ok()),
+    };
+    Ok(pb::SendRequest {
+        target: Some(pb::Target { target: Some(target) }),
+        payload: Some(payload(text, args.binary.as_deref(), stdin)?),
+        receipt: receipt.into(),
+        receipt_timeout,
+        if_generation: args.if_generation,
+        ..Default::default()
+    })
+}
+
 /// Sends, prints each delivery, and fails unless every one reached the stage asked for.
 pub(super) async fn send(
     channel: Channel,
     args: &SendArgs,
-    stdin: &mut dyn Read,
+    request: pb::SendRequest,
     out: &mut dyn Write,
 ) -> Result<(), CliError> {
-    let (target, text) = target_and_text(args)?;
-    let asked = match args.receipt {
-        Receipt::Accepted => pb::Stage::Accepted,
-        Receipt::Written => pb::Stage::Written,
-    };
-    let mut request = pb::SendRequest {
-        target: Some(pb::Target { target: Some(target) }),
-        payload: Some(payload(text, args.binary.as_deref(), stdin)?),
-        receipt: asked.into(),
-        if_generation: args.if_generation,
-        ..Default::default()
-    };
-    let mut timeout = args.client.timeout;
-    if asked == pb::Stage::Written {
-        request.receipt_timeout = prost_types::Duration::try_from(args.receipt_timeout).ok();
-        // What is unsent at the call's deadline is dropped, so the receipt's wait comes on top of it.
-        timeout += args.receipt_timeout;
-    }
+    let asked = request.receipt();
+    // What is unsent at the call's deadline is dropped, so the wait for a receipt comes on top of the call's own time.
+    let timeout = args.client.timeout + request.receipt_timeout.map_or(Duration::ZERO, |_| args.receipt_timeout);
     let mut client = MessageServiceClient::new(channel);
     let answer = unary(timeout, request, async |request| client.send(request).await).await?;
     match args.json {
@@ -93,23 +96,27 @@ fn print(deliveries: &[pb::Delivery], out: &mut dyn Write) -> io::Result<()> {
     Ok(())
 }
 
-/// Broadcasts, prints how many were meant and reached, and fails if any refused.
-pub(super) async fn broadcast(
-    channel: Channel,
-    args: &BroadcastArgs,
-    stdin: &mut dyn Read,
-    out: &mut dyn Write,
-) -> Result<(), CliError> {
+/// What the flags ask to be broadcast; the message may be read from stdin here.
+pub(super) fn broadcast_request(args: &BroadcastArgs, stdin: &mut dyn Read) -> Result<pb::BroadcastRequest, CliError> {
     use crate::pb::broadcast_request::Payload as Broadcast;
 
-    let request = pb::BroadcastRequest {
+    Ok(pb::BroadcastRequest {
         labels: args::labels(&args.label)?,
         everyone: args.everyone,
         payload: Some(match payload(args.text.as_deref(), args.binary.as_deref(), stdin)? {
             Payload::Text(text) => Broadcast::Text(text),
             Payload::Binary(bytes) => Broadcast::Binary(bytes),
         }),
-    };
+    })
+}
+
+/// Broadcasts, prints how many were meant and reached, and fails if any refused.
+pub(super) async fn broadcast(
+    channel: Channel,
+    args: &BroadcastArgs,
+    request: pb::BroadcastRequest,
+    out: &mut dyn Write,
+) -> Result<(), CliError> {
     let mut client = MessageServiceClient::new(channel);
     let call = async |request| client.broadcast(request).await;
     let answer = unary(args.client.timeout, request, call).await?;

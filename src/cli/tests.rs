@@ -81,6 +81,20 @@ async fn completions_and_manual_pages_are_made_from_the_command_line() {
 }
 
 #[tokio::test]
+async fn mistakes_in_the_flags_are_told_without_a_server() {
+    for line in [
+        &["events", "--label", "a=1", "--label", "a=2"][..],
+        &["connections", "--label", "a=1", "--label", "a=2"],
+        &["broadcast", "--label", "a=1", "--label", "a=2", "hi"],
+        &["send", "alice"],
+    ] {
+        let line: Vec<_> = line.iter().copied().chain(["--server", "unix:/nonexistent/socket"]).collect();
+        let error = printed(&line).await.unwrap_err();
+        assert!(matches!(error, CliError::Usage(_)), "{line:?}: {error}");
+    }
+}
+
+#[tokio::test]
 async fn a_server_that_is_not_there_is_named_with_the_reason() {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -111,9 +125,7 @@ async fn a_unix_socket_is_reached_under_the_authority_localhost() {
     let listener = tokio::net::UnixListener::bind(&path).unwrap();
     let (reporter, service) = tonic_health::server::health_reporter();
     reporter.set_service_status("", tonic_health::ServingStatus::Serving).await;
-    let check = |request: tonic::Request<()>| Ok(request);
     let server = tonic::transport::Server::builder()
-        .layer(tonic::service::InterceptorLayer::new(check))
         .layer(tower::util::MapRequestLayer::new(|request: hyper::Request<tonic::body::Body>| {
             assert_eq!(request.uri().authority().unwrap().as_str(), "localhost");
             request

@@ -16,7 +16,7 @@ async fn ran(fake: &Fake, flags: &str) -> Ran {
     let Some(Command::Events(args)) = Cli::try_parse_from(line).unwrap().command else { panic!() };
     let (mut out, mut notes) = (Vec::new(), Vec::new());
     let channel = fake.channel().await;
-    let outcome = run(channel, &args, &mut out, &mut notes).await;
+    let outcome = run(channel, &args, filter(&args).unwrap(), &mut out, &mut notes).await;
     Ran { outcome, out: String::from_utf8(out).unwrap(), notes: String::from_utf8(notes).unwrap() }
 }
 
@@ -204,6 +204,53 @@ async fn a_reader_that_left_ends_it_quietly() {
     let fake = Fake::default();
     fake.streams.extend([open(vec![batch(&["a"], "c1", false)])]);
     let Some(Command::Events(args)) = Cli::try_parse_from(["heartwire", "events"]).unwrap().command else { panic!() };
-    let error = run(fake.channel().await, &args, &mut Left, &mut Vec::new()).await.unwrap_err();
+    let error = run(fake.channel().await, &args, filter(&args).unwrap(), &mut Left, &mut Vec::new()).await.unwrap_err();
     assert!(error.is_broken_pipe());
+}
+
+/// A server with a runtime of its own: dropping it cuts every connection, as the end of a process does.
+fn server(fake: &Fake, listener: &std::net::TcpListener) -> tokio::runtime::Runtime {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let listener = listener.try_clone().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let services = fake.services();
+    runtime.spawn(async move {
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        services.serve_with_incoming(tokio_stream::wrappers::TcpListenerStream::new(listener)).await
+    });
+    runtime
+}
+
+#[tokio::test]
+async fn a_server_that_dies_and_comes_back_on_its_port_is_resumed_from() {
+    struct Told(tokio::sync::mpsc::Sender<()>);
+    impl Write for Told {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            let _ = self.0.try_send(());
+            Ok(())
+        }
+    }
+    let fake = Fake::default();
+    fake.streams.extend([open(vec![batch(&["a"], "c1", false)]), open(vec![batch(&["b"], "c2", false)])]);
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let first = server(&fake, &listener);
+    let line = ["heartwire", "events", "--limit", "2", "--server", &address];
+    let Some(Command::Events(args)) = Cli::try_parse_from(line).unwrap().command else { panic!() };
+    let channel = crate::cli::connect::connect(&args.client.at.server, args.client.timeout).await.unwrap();
+    let (told, mut printed) = tokio::sync::mpsc::channel(4);
+    let (mut out, mut notes) = (Told(told), Vec::new());
+    let restart = async {
+        printed.recv().await.unwrap();
+        first.shutdown_background();
+        server(&fake, &listener)
+    };
+    let (outcome, second) = tokio::join!(run(channel, &args, filter(&args).unwrap(), &mut out, &mut notes), restart);
+    second.shutdown_background();
+    let notes = String::from_utf8(notes).unwrap();
+    assert!(outcome.is_ok(), "{outcome:?} {notes}");
+    assert_eq!(starts(&fake), [Start::Now(pb::NowStart {}), Start::Cursor("c1".to_owned())], "{notes}");
 }

@@ -9,8 +9,14 @@ async fn ran(fake: &Fake, line: &[&str], stdin: &[u8]) -> (Result<(), CliError>,
     let command = Cli::try_parse_from(["heartwire"].iter().chain(line)).unwrap().command;
     let (channel, mut stdin, mut out) = (fake.channel().await, stdin, Vec::new());
     let outcome = match command {
-        Some(Command::Send(args)) => send(channel, &args, &mut stdin, &mut out).await,
-        Some(Command::Broadcast(args)) => broadcast(channel, &args, &mut stdin, &mut out).await,
+        Some(Command::Send(args)) => match send_request(&args, &mut stdin) {
+            Ok(request) => send(channel, &args, request, &mut out).await,
+            Err(error) => Err(error),
+        },
+        Some(Command::Broadcast(args)) => match broadcast_request(&args, &mut stdin) {
+            Ok(request) => broadcast(channel, &args, request, &mut out).await,
+            Err(error) => Err(error),
+        },
         _ => panic!("{line:?}"),
     };
     (outcome, String::from_utf8(out).unwrap())
