@@ -14,14 +14,15 @@ fn main() -> ExitCode {
         Outcome::Serve(args) => args,
         Outcome::Exit(code) => return code,
     };
-    let config = match Config::load(&args.sources(std::env::vars_os())) {
+    let load = || Config::load(&args.sources(std::env::vars_os()));
+    let config = match load() {
         Ok(config) => config,
         Err(errors) => return fail(USAGE, &errors.to_string()),
     };
     if args.check_config || args.print_config {
         return show(&args, &config);
     }
-    heartwire::app::run(config)
+    heartwire::app::run(config, load)
 }
 
 fn show(args: &ConfigArgs, config: &Config) -> ExitCode {

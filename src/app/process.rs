@@ -9,8 +9,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::banner::banner;
 use super::{App, Listeners, Outcome};
 use crate::clock::Clock;
-use crate::config::{Config, LogFormat};
-use crate::telemetry;
+use crate::config::{Config, ConfigErrors, LogFormat};
+use crate::telemetry::{self, LogFilter};
 
 /// Exit codes: clean, runtime failure, configuration.
 const FAILURE: u8 = 1;
@@ -19,11 +19,12 @@ const CONFIGURATION: u8 = 2;
 /// How long the runtime may take to let go of what is left after a shutdown.
 const RUNTIME_END: Duration = Duration::from_millis(100);
 
-/// Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once. The answer is the exit code:
-/// 0 after a clean end, 1 if it could not run or the deadline cut something off, 2 if what is configured cannot be.
+/// Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once. SIGHUP reads the configuration again, by
+/// `reload`, and takes the log level over from it. The answer is the exit code: 0 after a clean end, 1 if it could not run or the
+/// deadline cut something off, 2 if what is configured cannot be.
 #[must_use]
-pub fn run(config: Config) -> ExitCode {
-    let _filter = match telemetry::init(&config.telemetry) {
+pub fn run(config: Config, reload: impl Fn() -> Result<Config, ConfigErrors>) -> ExitCode {
+    let filter = match telemetry::init(&config.telemetry) {
         Ok(filter) => filter,
         Err(error) => return fail(CONFIGURATION, &error.to_string()),
     };
@@ -31,16 +32,55 @@ pub fn run(config: Config) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(FAILURE, &format!("cannot start the runtime: {error}")),
     };
-    let code = runtime.block_on(serve(config));
+    let reload = || match reload() {
+        Ok(config) => relevel(&filter, &config.telemetry.log),
+        Err(errors) => tracing::error!(%errors, "SIGHUP: the configuration is not sound; nothing changes"),
+    };
+    let code = runtime.block_on(serve(config, reload));
     runtime.shutdown_timeout(RUNTIME_END);
     code
 }
 
-async fn serve(config: Config) -> ExitCode {
+fn relevel(filter: &LogFilter, level: &str) {
+    match filter.set(level) {
+        Ok(()) => tracing::info!(level, "SIGHUP: logging by the configuration as it is now"),
+        Err(error) => tracing::error!(%error, "SIGHUP: the log filter stays as it was"),
+    }
+}
+
+/// The signals that are listened for.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Waits for one that ends the process; the others are acted on meanwhile.
+    async fn end(&mut self, reload: impl Fn()) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => reload(),
+            }
+        }
+    }
+}
+
+async fn serve(config: Config, reload: impl Fn()) -> ExitCode {
     // Before anything is served, so that no signal finds the default action.
-    let (mut terminate, mut interrupt) = match (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) {
-        (Ok(terminate), Ok(interrupt)) => (terminate, interrupt),
-        (Err(error), _) | (_, Err(error)) => return fail(FAILURE, &format!("cannot listen for signals: {error}")),
+    let mut signals = match Signals::listen() {
+        Ok(signals) => signals,
+        Err(error) => return fail(FAILURE, &format!("cannot listen for signals: {error}")),
     };
     let listeners = match Listeners::bind(&config).await {
         Ok(listeners) => listeners,
@@ -52,7 +92,7 @@ async fn serve(config: Config) -> ExitCode {
     };
     announce(&config, &app);
 
-    either(&mut terminate, &mut interrupt).await;
+    signals.end(&reload).await;
     tokio::select! {
         outcome = app.shutdown() => match outcome {
             Outcome::Clean => ExitCode::SUCCESS,
@@ -61,17 +101,10 @@ async fn serve(config: Config) -> ExitCode {
                 ExitCode::from(FAILURE)
             }
         },
-        () = either(&mut terminate, &mut interrupt) => {
+        () = signals.end(&reload) => {
             tracing::warn!("a second signal: ending at once");
             ExitCode::from(FAILURE)
         }
-    }
-}
-
-async fn either(terminate: &mut Signal, interrupt: &mut Signal) {
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
     }
 }
 
