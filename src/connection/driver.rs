@@ -140,6 +140,8 @@ impl<S: FrameSocket> Driver<S> {
             self.drop_outbox();
         }
         self.connection().set_paused(false);
+        // No Pong is listened for any more; whoever waits for one is told by this.
+        self.pinged.probes = Vec::new();
         // From here on the deadline of the Close is the only one.
         self.write_deadline = None;
         self.phase = Phase::Closing(Box::new((Closer::new(), reason)));
