@@ -29,7 +29,7 @@ use tokio_util::task::TaskTracker;
 use self::client::{Client, Raw};
 use super::{Admissions, ConnectionSettings, FrameSocket, Host, Rates, ServerBeat, run};
 use crate::clock::Clock;
-use crate::dispatch::{Dispatch, Outgoing};
+use crate::dispatch::{Accepted, Dispatch, Failure, Outgoing, SendError, Stage};
 use crate::event::{EventKind, KindTag, Payload, Record, Stats};
 use crate::heartbeat::Cadence;
 use crate::ids::{ClientId, ConnectionId};
@@ -131,11 +131,11 @@ impl World {
     }
 
     /// Has the server run a connection over any socket.
-    fn serve(&self, socket: impl FrameSocket, named: Option<&str>) {
+    fn serve(&self, socket: impl FrameSocket, named: Option<&str>) -> JoinHandle<()> {
         let admission = self.admissions.admit([127, 0, 0, 1].into()).ok().expect("a place");
         let named = named.map(|id| ClientId::chosen(id).expect("a good id"));
         let address = SocketAddr::from(([127, 0, 0, 1], 4711));
-        self.host.tasks.spawn(run(Arc::clone(&self.host), socket, named, address, admission));
+        self.host.tasks.spawn(run(Arc::clone(&self.host), socket, named, address, admission))
     }
 
     /// The client's end of a new connection whose pipe holds so many bytes each way.
@@ -203,6 +203,17 @@ impl World {
     /// What is observed of a client that is connected.
     fn stats(&self, name: &str) -> Stats {
         self.registry.get(&target(name)).0[0].stats.expect("a connection of this node")
+    }
+
+    /// Puts a text in a client's outbox.
+    fn send(&self, name: &str, text: &str) -> Result<Accepted, SendError> {
+        self.dispatch.accept(&Self::outgoing(name, text))
+    }
+
+    /// The stage that a message reached, and why no further, as far as is known now.
+    async fn outcome(&self, accepted: Accepted) -> (Option<Stage>, Option<Failure>) {
+        let deliveries = self.dispatch.settle(accepted, Duration::ZERO).await.expect("not expired");
+        (deliveries[0].stage, deliveries[0].failure)
     }
 
     fn outgoing(name: &str, text: &str) -> Outgoing {
