@@ -38,7 +38,7 @@ async fn each_setting_beats_once_an_interval_in_its_own_way() {
         settle().await;
         assert_eq!(tokio::join!(beats(&mut one), beats(&mut other)), (silent, speaking), "{beat:?}");
         drop((one, other));
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -53,7 +53,7 @@ async fn one_that_names_itself_in_a_heartbeat_is_beaten_to_in_text() {
     let [a, b, c] = &mut clients;
     assert_eq!(tokio::join!(beats(a), beats(b), beats(c)), ((10, 10), (10, 10), (10, 0)));
     drop(clients);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -70,7 +70,7 @@ async fn first_beats_are_spread_over_the_interval() {
     assert!((10..60).contains(&a_third), "{a_third} in the first third of the interval");
     assert!(all >= 90, "everyone's in the interval: {all}");
     drop(clients);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 /// Reads the next Ping and answers it after a while.
@@ -103,7 +103,7 @@ async fn the_round_trip_of_a_ping_is_observed() {
     let last = world.records().pop().expect("an end");
     let EventKind::Disconnected(end) = &last.event.kind else { panic!("{last:?}") };
     assert_eq!(end.stats.expect("observed here").round_trip, Some(Duration::from_millis(40)));
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -117,7 +117,7 @@ async fn a_probe_is_answered_with_the_round_trip() {
     }
     assert!(world.registry.probe(&target("nobody")).is_empty());
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,7 +133,7 @@ async fn a_probe_that_is_not_answered_ends_with_the_connection() {
     assert_eq!(raw.is_closed().await.0, 4408);
     let (_, late) = match world.registry.probe(&target("a")).pop() {
         Some(probe) => probe,
-        None => return world.is_at_rest().await,
+        None => return world.rests().await,
     };
     assert!(late.await.is_err());
 }
@@ -152,7 +152,7 @@ async fn a_probe_whose_pong_comes_late_or_wrong_is_still_waited_for() {
     raw.frame(PONG, &ping.payload).await;
     assert_eq!(answer.await.expect("answered").as_secs(), 50);
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -166,7 +166,7 @@ async fn a_ping_of_the_client_is_answered_at_once_with_its_payload() {
         assert_eq!(began.elapsed(), Duration::ZERO);
     }
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -178,5 +178,5 @@ async fn a_retuned_heartbeat_beats_at_its_new_pace() {
     let pings = client.listens(60 * SECOND).await.len();
     assert!((59..=61).contains(&pings), "{pings}");
     drop(client);
-    world.is_at_rest().await;
+    world.rests().await;
 }

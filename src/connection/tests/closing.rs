@@ -13,7 +13,7 @@ async fn an_empty_text_asks_to_be_closed() {
         client.text(empty).await;
         assert_eq!(client.is_closed().await, (1000, "Closed by client".into()));
         assert_eq!(world.told().await, ["a connected", "a gone: client_closed 1000 Closed by client"]);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -24,7 +24,7 @@ async fn an_empty_binary_message_is_business() {
     client.send(Message::binary(vec![])).await;
     assert_eq!(world.told().await, ["a connected", "a sent b\"\""]);
     drop(client);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -37,7 +37,7 @@ async fn the_clients_close_is_answered_and_logged_with_its_code_and_reason() {
         assert_eq!((answer.head, answer.payload), (CLOSE, close_payload(code, reason).to_vec()));
         assert_eq!(raw.next().await, None, "the server ends the stream first");
         assert_eq!(world.told().await, ["a connected".into(), format!("a gone: client_closed {code} {reason}")]);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -50,7 +50,7 @@ async fn a_close_without_a_code_is_answered_alike_and_logged_as_1005() {
     assert_eq!((answer.head, answer.payload), (CLOSE, vec![]));
     assert_eq!(raw.next().await, None);
     assert_eq!(world.told().await, ["a connected", "a gone: client_closed 1005 "]);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -59,7 +59,7 @@ async fn an_end_of_stream_without_a_close_is_a_lost_connection() {
     let client = world.client("a").await;
     drop(client);
     assert_eq!(world.told().await, ["a connected", "a gone: connection_lost 1006 Connection lost"]);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -71,7 +71,7 @@ async fn a_half_close_is_a_lost_connection_and_ends_the_other_half() {
     assert_eq!(raw.next_but_pings().await, None, "no Close to one that said none, and no wait for it either");
     let told = ["a connected", "a said last words", "a gone: connection_lost 1006 Connection lost"];
     assert_eq!(world.told().await, told);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -84,7 +84,7 @@ async fn a_message_cut_short_by_the_end_of_the_stream_is_not_delivered() {
         settle().await;
         drop(raw);
         assert_eq!(world.told().await, ["a connected", "a gone: connection_lost 1006 Connection lost"], "{len}");
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -97,7 +97,7 @@ async fn what_came_before_the_end_of_the_stream_is_delivered() {
     client.close(1000, "bye").await;
     drop(client);
     assert_eq!(world.told().await, ["a connected", "a said 1", "a said 2", "a gone: client_closed 1000 bye"]);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -108,7 +108,7 @@ async fn nothing_after_the_clients_close_is_delivered() {
     raw.send(&burst).await;
     assert_eq!(world.told().await, ["a connected", "a said before", "a gone: client_closed 1000 "]);
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,7 +122,7 @@ async fn nothing_after_the_servers_close_is_delivered_and_no_ping_is_answered() 
     raw.frame(CLOSE, &close_payload(1000, "")).await;
     assert_eq!(raw.next().await, None, "nothing after a Close");
     assert_eq!(world.told().await, ["a connected", "a gone: client_closed 1000 Closed by client"]);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -138,7 +138,7 @@ async fn a_client_that_never_answers_our_close_is_dropped_after_two_seconds() {
     assert_eq!(began.elapsed().as_secs(), 2);
     settle().await;
     assert!(world.host.tasks.is_empty(), "no task is left");
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -161,7 +161,7 @@ async fn a_client_that_goes_on_talking_after_our_close_is_dropped_after_two_seco
     pass(2 * SECOND + Duration::from_millis(10) - began.elapsed()).await;
     assert!(world.host.tasks.is_empty(), "no task is left");
     assert_eq!(world.told().await, ["a connected", "a gone: client_closed 1000 Closed by client"]);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -179,7 +179,7 @@ async fn a_client_that_takes_nothing_is_dropped_two_seconds_after_its_end() {
     assert!(world.host.tasks.is_empty(), "no task is left");
     assert_eq!(world.told().await, ["a connected", "a gone: kicked 4000 enough"]);
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -189,7 +189,7 @@ async fn a_kick_closes_with_the_backends_code_and_reason() {
     world.kick("a", 4321, "because").await;
     assert_eq!(client.is_closed().await, (4321, "because".into()));
     assert_eq!(world.told().await, ["a connected", "a gone: kicked 4321 because"]);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -201,7 +201,7 @@ async fn when_both_sides_close_at_once_the_first_cause_stands_and_there_is_one_e
     world.kick("a", 4001, "yours").await;
     client.hears_out().await;
     assert_eq!(world.told().await, ["a connected", "a gone: kicked 4001 yours"]);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -221,5 +221,25 @@ async fn the_end_tells_how_long_it_lasted_and_what_passed() {
     let stats = end.stats.expect("observed here");
     assert_eq!((stats.messages_in, stats.bytes_in, stats.messages_out, stats.bytes_out), (2, 7, 1, 3));
     assert_eq!((last.event.time - stats.last_seen) / 1_000_000_000, 7);
-    world.is_at_rest().await;
+    world.rests().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_client_said_before_it_went_is_read_although_nothing_can_be_written_to_it_any_more() {
+    for (beat, send) in [(false, false), (false, true), (true, false), (true, true)] {
+        let world = World::new(|_| {});
+        let mut raw = world.raw("a").await;
+        if send {
+            world.send("a", "are you there?").expect("room");
+        }
+        if beat {
+            raw.frame(PING, b"").await;
+        }
+        raw.frame(TEXT, b"last words").await;
+        raw.frame(CLOSE, &close_payload(1000, "bye")).await;
+        drop(raw);
+        let told = ["a connected", "a said last words", "a gone: client_closed 1000 bye"];
+        assert_eq!(world.told().await, told, "beat: {beat}, send: {send}");
+        world.rests().await;
+    }
 }

@@ -15,10 +15,7 @@ async fn the_newest_wins_and_the_log_tells_it_with_nothing_between() {
     assert_eq!(old.is_closed().await, (4409, "Replaced by a newer connection".into()));
     new.text("mine now").await;
     let gone = "a gone: replaced 4409 Replaced by a newer connection";
-    assert_eq!(
-        world.told().await,
-        ["a connected", "a said mine", gone, "a connected, replacing", "a said mine now"]
-    );
+    assert_eq!(world.told().await, ["a connected", "a said mine", gone, "a connected, replacing", "a said mine now"]);
     let records = world.records();
     let (first, second) = (&records[0], &records[3]);
     let EventKind::Connected(connected) = &second.event.kind else { panic!("{second:?}") };
@@ -27,7 +24,7 @@ async fn the_newest_wins_and_the_log_tells_it_with_nothing_between() {
     assert!(second.event.connection.generation() > first.event.connection.generation());
     assert_ne!(second.event.connection.connection_id, first.event.connection.connection_id);
     drop(new);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -42,7 +39,7 @@ async fn what_the_replaced_client_had_sent_and_was_not_read_is_not_delivered_aft
     let end = told.iter().position(|line| line.starts_with("a gone")).expect("an end");
     assert!(told.iter().position(|line| line == "a said too late").is_none_or(|at| at < end), "{told:?}");
     drop(new);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -56,7 +53,7 @@ async fn the_end_of_a_replaced_client_does_not_touch_the_newer() {
     assert_eq!(world.told().await.last().map(String::as_str), Some("a said still here"));
     assert_eq!(world.registry.count(), 1);
     drop(new);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -72,7 +69,7 @@ async fn where_duplicates_are_rejected_the_newer_is_refused_and_the_incumbent_un
     let again = world.client("a").await;
     assert_eq!(world.told().await[3..], ["a connected"], "free again, and nobody is replaced");
     drop(again);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -99,7 +96,7 @@ async fn the_sixth_takeover_in_a_minute_is_refused_and_the_incumbent_stays() {
     free.text("welcome").await;
     assert_eq!(world.told().await.last().map(String::as_str), Some("a said welcome"));
     drop(free);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -116,7 +113,7 @@ async fn a_minute_later_an_id_may_be_taken_over_again() {
     let next = world.client("a").await;
     assert_eq!(incumbent.is_closed().await.0, 4409);
     drop(next);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,7 +131,7 @@ async fn a_hundred_that_race_for_one_id_own_it_one_after_another() {
     }
     assert_eq!((told.len(), world.registry.count()), (199, 1));
     drop(racers);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -143,5 +140,5 @@ async fn of_a_hundred_that_race_for_one_id_under_reject_one_wins() {
     let racers: Vec<_> = (0..100).map(|_| world.open(Some("a"), PIPE)).collect();
     assert_eq!(world.told().await, ["a connected"]);
     drop(racers);
-    world.is_at_rest().await;
+    world.rests().await;
 }

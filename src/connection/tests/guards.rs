@@ -74,7 +74,7 @@ async fn a_driver_that_panics_ends_its_own_connection_and_no_other() {
     let again = world.client("a").await;
     assert_eq!(world.registry.count(), 2);
     drop((other, again));
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -86,7 +86,7 @@ async fn a_newcomer_that_panics_while_it_is_identified_leaves_nothing() {
     client.text("panic").await;
     assert_eq!(client.hears_out().await, (vec![], None));
     assert_eq!(world.told().await, [""; 0]);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -101,7 +101,7 @@ async fn a_newcomer_whose_task_is_stopped_while_it_waits_for_its_commit_is_ended
     world.resume_commits();
     assert_eq!(world.told().await, ["a connected", GONE]);
     drop(theirs);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[test]
@@ -124,7 +124,8 @@ fn a_runtime_that_goes_down_under_its_connections_leaves_every_end_in_the_log() 
     drop(runtime);
     while world.log.commit(&*world.registry) {}
     assert_eq!((world.count(KindTag::Connected), world.count(KindTag::Disconnected)), (11, 11));
-    let internal = world.records().iter().filter(|record| line(record).ends_with("internal_error 1011 Internal error")).count();
+    let internal =
+        world.records().iter().filter(|record| line(record).ends_with("internal_error 1011 Internal error")).count();
     assert_eq!(internal, 10);
     assert_eq!(world.registry.count(), 0);
     assert!(world.log.budget().is_whole());
@@ -148,5 +149,5 @@ async fn frames_that_a_stopped_connection_still_had_are_dropped_and_their_sender
     }
     assert_eq!(world.host.metrics.sends.of(SendOutcome::Written).get(), 0);
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }

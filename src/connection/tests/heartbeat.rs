@@ -39,7 +39,7 @@ async fn a_silent_client_is_suspect_after_one_and_a_half_intervals_and_gone_afte
         assert_at(world.times(KindTag::Suspected)[0], 45_000);
         assert_at(world.times(KindTag::Disconnected)[0], 60_000);
         assert_eq!(client.is_closed().await, (4408, "Heartbeat timeout".into()));
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -53,7 +53,7 @@ async fn silence_is_counted_from_what_was_last_heard() {
     assert_at(world.times(KindTag::Suspected)[0], 31_235 + 45_000);
     assert_at(world.times(KindTag::Disconnected)[0], 31_235 + 60_000);
     client.hears_out().await;
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -77,7 +77,7 @@ async fn heartbeats_of_any_kind_keep_a_client_for_an_hour() {
         }
         assert_eq!((world.count(KindTag::Suspected), world.registry.count()), (0, 4));
         drop(clients);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -88,7 +88,7 @@ async fn answering_the_servers_pings_keeps_a_client_for_an_hour() {
     client.listens(Duration::from_secs(HOUR)).await;
     assert_eq!(world.told().await, ["a connected"]);
     drop(client);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -108,7 +108,7 @@ async fn business_messages_keep_a_client_only_where_any_frame_counts() {
             assert_eq!(ends, []);
         }
         drop(client);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -125,7 +125,7 @@ async fn bytes_of_an_unfinished_message_count_as_any_frame_does() {
         pass(10 * SECOND).await;
         assert_eq!(world.count(KindTag::Disconnected), usize::from(gone));
         drop(raw);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -141,7 +141,7 @@ async fn a_suspect_that_is_heard_recovers_before_what_proved_it() {
     let EventKind::Recovered { suspected_for, resumed: false } = recovered.event.kind else { panic!("{recovered:?}") };
     assert_at(50_001 - suspected_for.as_millis() as u64, 45_000);
     drop(client);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -154,7 +154,7 @@ async fn business_does_not_recover_a_suspect_where_only_heartbeats_count() {
     client.send(Message::Ping("".into())).await;
     assert_eq!(world.told().await, ["a connected", "a suspected", "a said here", "a recovered"]);
     drop(client);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -172,7 +172,7 @@ async fn one_that_recovered_is_not_suspect_again_for_five_minutes() {
     assert_at(suspected[1], 7 * 49_000 + 45_000);
     assert_eq!((suspected.len(), world.count(KindTag::Recovered)), (2, 2));
     drop(client);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -186,7 +186,7 @@ async fn one_that_recovered_may_go_straight_to_gone() {
     assert_eq!(world.told().await, ["a connected", "a suspected", "a recovered", GONE]);
     assert_at(world.times(KindTag::Disconnected)[0], 110_000);
     client.hears_out().await;
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -202,7 +202,7 @@ async fn a_heartbeat_retuned_faster_or_slower_holds_from_then_on() {
         assert_at(world.times(KindTag::Suspected)[0], suspect);
         assert_at(world.times(KindTag::Disconnected)[0], gone);
         client.hears_out().await;
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -222,7 +222,7 @@ async fn many_silent_clients_are_all_noticed_on_time() {
         assert_at(to, from + 60_000);
     }
     drop(silent);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -234,7 +234,7 @@ async fn the_close_of_an_expired_client_is_tried_for_two_seconds() {
     pass(Duration::from_millis(400)).await;
     assert!(world.host.tasks.is_empty(), "no task is left");
     assert_eq!(raw.is_closed().await.0, 4408);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 /// A pipe whose kernel knows of bytes that the runtime has not learned of yet.
@@ -293,7 +293,7 @@ async fn what_waits_in_the_kernel_at_the_deadline_is_waited_for_until_the_next_l
         assert_eq!(world.count(KindTag::Disconnected), usize::from(!arrives), "but once");
         // The next silence is spared once again.
         drop(raw);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -307,6 +307,6 @@ async fn a_heartbeat_just_before_the_deadline_is_in_time() {
         pass(30 * SECOND).await;
         assert_eq!(world.count(KindTag::Disconnected), 0);
         drop(raw);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }

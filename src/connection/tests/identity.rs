@@ -12,7 +12,7 @@ async fn refused(configure: impl FnOnce(&mut Options), first: Message) -> (u16, 
     client.send(first).await;
     let close = client.is_closed().await;
     assert_eq!(world.told().await, [""; 0], "nothing is logged of who never connected");
-    world.is_at_rest().await;
+    world.rests().await;
     close
 }
 
@@ -24,7 +24,7 @@ async fn a_heartbeat_with_a_separator_names_the_connection() {
         client.text(first).await;
         assert_eq!(world.told().await, ["alice connected"], "{first:?}");
         drop(client);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -36,7 +36,7 @@ async fn a_heartbeat_without_a_separator_is_given_the_connections_id() {
         client.text(first).await;
         assert_eq!(world.told().await, ["~ connected"], "{first:?}");
         drop(client);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -50,7 +50,7 @@ async fn a_business_message_as_the_first_frame_is_delivered_after_connected() {
         client.send(first).await;
         assert_eq!(world.told().await, ["~ connected", told]);
         drop(client);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -64,7 +64,7 @@ async fn a_later_heartbeat_with_another_name_does_not_rename() {
     client.text("still here").await;
     assert_eq!(world.told().await, ["alice connected", "alice said still here"]);
     drop(client);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -75,7 +75,7 @@ async fn one_named_in_its_handshake_is_connected_before_it_says_anything() {
     client.text("heartbeat:bob").await;
     assert_eq!(world.told().await, ["alice connected"]);
     drop(client);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -86,7 +86,7 @@ async fn frames_that_follow_the_first_at_once_are_delivered_in_order() {
     raw.send(&burst).await;
     assert_eq!(world.told().await, ["a connected", "a said 1", "a said 2"]);
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -101,7 +101,7 @@ async fn pings_and_pongs_do_not_identify_but_are_answered() {
     raw.frame(TEXT, b"heartbeat:alice").await;
     assert_eq!(world.told().await, ["alice connected"]);
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -112,7 +112,7 @@ async fn one_that_says_nothing_is_closed_when_the_identify_timeout_is_over() {
     assert_eq!(client.is_closed().await, (4411, "No data frame within the identify timeout".into()));
     assert_eq!(began.elapsed().as_secs(), 10);
     assert_eq!(world.told().await, [""; 0]);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -131,7 +131,7 @@ async fn pings_do_not_extend_the_identify_timeout_nor_does_a_message_that_never_
         let began = Instant::now();
         assert_eq!(raw.is_closed().await.0, 4411);
         assert_eq!(began.elapsed().as_secs(), 1);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -157,7 +157,7 @@ async fn the_longest_id_is_allowed() {
     client.text(&format!("heartbeat:{id}")).await;
     assert_eq!(world.told().await, [format!("{id} connected")]);
     drop(client);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -182,7 +182,7 @@ async fn a_close_as_the_first_frame_is_answered_and_nothing_is_logged() {
     client.close(1000, "changed my mind").await;
     assert_eq!(client.is_closed().await, (1000, "changed my mind".into()));
     assert_eq!(world.told().await, [""; 0]);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -198,7 +198,7 @@ async fn a_broken_first_frame_is_closed_with_its_code_and_nothing_is_logged() {
         assert_eq!(raw.is_closed().await.0, code);
         drop(raw);
         assert_eq!(world.told().await, [""; 0]);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -216,5 +216,5 @@ async fn a_drain_while_identifying_closes_with_a_hint_when_to_come_back() {
     let mut late = Client::new(world.open(Some("late"), PIPE)).await;
     assert_eq!(late.is_closed().await.0, 1012);
     assert_eq!(world.told().await, [""; 0]);
-    world.is_at_rest().await;
+    world.rests().await;
 }

@@ -47,7 +47,7 @@ async fn text_and_binary_of_every_size_up_to_the_limit_come_through_unchanged() 
     settle().await;
     assert!(world.messages() == expected);
     drop(client);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -71,7 +71,7 @@ async fn a_message_over_the_limit_is_closed_with_1009_and_not_delivered() {
         drop(reader);
         let told = world.told().await;
         assert_eq!(told, ["a connected", "a said before", "a gone: protocol_error 1009 Message too big"]);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -86,7 +86,7 @@ async fn a_header_that_declares_too_much_is_refused_before_any_of_it_comes() {
         assert!(began.elapsed() < SECOND);
         drop(raw);
         assert_eq!(world.told().await, ["a connected", "a gone: protocol_error 1009 Message too big"]);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -100,7 +100,7 @@ async fn a_message_in_one_byte_fragments_is_one_message_even_at_the_limit() {
         settle().await;
         assert!(world.messages() == [Payload::Text(text.into())], "{len}");
         drop(raw);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -113,7 +113,7 @@ async fn empty_fragments_within_reason_do_not_matter() {
     }
     assert_eq!(world.told().await, ["a connected", "a said ab"]);
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,7 +122,7 @@ async fn a_fragmented_empty_text_asks_to_be_closed_too() {
     let mut raw = world.raw("a").await;
     raw.send(&[frame(TEXT_BEGINS, b""), frame(ENDS, b"")].concat()).await;
     assert_eq!(raw.is_closed().await, (1000, "Closed by client".into()));
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -137,7 +137,7 @@ async fn control_frames_between_fragments_are_answered_and_do_not_disturb_the_me
     let pong = raw.next_but_pings().await.expect("a Pong");
     assert_eq!((pong.head, &pong.payload[..]), (PONG, &b"now"[..]));
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -148,7 +148,7 @@ async fn a_close_between_fragments_ends_the_connection_without_the_message() {
     raw.frame(CLOSE, &client::close_payload(1000, "bye")).await;
     assert_eq!(raw.is_closed().await, (1000, "bye".into()));
     assert_eq!(world.told().await, ["a connected", "a gone: client_closed 1000 bye"]);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -159,7 +159,7 @@ async fn a_heartbeat_may_come_in_fragments() {
     raw.send(&fragments(TEXT, b"heartbeat", 3, b"")).await;
     assert_eq!(world.told().await, ["alice connected"]);
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,7 +171,7 @@ async fn utf8_may_be_split_anywhere() {
         raw.send(&fragments(TEXT, text.as_bytes(), size, &frame(PING, b""))).await;
         assert_eq!(world.told().await, ["a connected".to_owned(), format!("a said {text}")]);
         drop(raw);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -206,7 +206,7 @@ async fn bytes_may_arrive_in_any_pieces() {
         settle().await;
         assert!(world.messages() == expected, "pipe of {pipe} bytes");
         drop(raw);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -223,5 +223,5 @@ async fn a_delivered_message_keeps_no_more_memory_than_itself() {
     });
     assert!(kept.map(Bytes::is_unique).eq([true, true]), "copies, not windows into the read buffer");
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }

@@ -30,7 +30,7 @@ use self::client::{Client, Raw};
 use super::{Admissions, ConnectionSettings, FrameSocket, Host, Rates, ServerBeat, run};
 use crate::clock::Clock;
 use crate::dispatch::{Accepted, Dispatch, Failure, Outgoing, SendError, Stage};
-use crate::event::{EventKind, KindTag, Payload, Record, Stats};
+use crate::event::{ConnectionInfo, EventKind, KindTag, Payload, Record, Stats};
 use crate::heartbeat::Cadence;
 use crate::ids::{ClientId, ConnectionId};
 use crate::log::{Log, MemoryLog, Retention};
@@ -132,7 +132,7 @@ impl World {
 
     /// Has the server run a connection over any socket.
     fn serve(&self, socket: impl FrameSocket, named: Option<&str>) -> JoinHandle<()> {
-        let admission = self.admissions.admit([127, 0, 0, 1].into()).ok().expect("a place");
+        let admission = self.admissions.admit([127, 0, 0, 1].into()).expect("a place");
         let named = named.map(|id| ClientId::chosen(id).expect("a good id"));
         let address = SocketAddr::from(([127, 0, 0, 1], 4711));
         self.host.tasks.spawn(run(Arc::clone(&self.host), socket, named, address, admission))
@@ -227,7 +227,7 @@ impl World {
 
     /// With every client gone: no task, no place, no room in the log and no entry in the fold is left, and every connection's
     /// story is whole.
-    async fn is_at_rest(self) {
+    async fn rests(self) {
         self.host.tasks.close();
         tokio::time::timeout(3 * SECOND, self.host.tasks.wait()).await.expect("every task ends");
         settle().await;
@@ -236,12 +236,19 @@ impl World {
         let places: Vec<_> = (0..PLACES).map(|_| self.admissions.admit([127, 0, 0, 1].into()).ok()).collect();
         assert!(places.iter().all(Option::is_some), "every place is free");
         let mut open: HashMap<ConnectionId, bool> = HashMap::new();
+        let mut owners: HashMap<ClientId, ConnectionId> = HashMap::new();
         for record in self.records() {
-            let id = record.event.connection.connection_id;
+            let ConnectionInfo { connection_id: id, client_id, .. } = &*record.event.connection;
             match record.event.kind {
-                EventKind::Connected(_) => assert_eq!(open.insert(id, true), None, "connected once"),
-                EventKind::Disconnected(_) => assert_eq!(open.insert(id, false), Some(true), "ended once"),
-                _ => assert_eq!(open.get(&id), Some(&true), "nothing before the beginning or after the end"),
+                EventKind::Connected(_) => {
+                    assert_eq!(open.insert(*id, true), None, "connected once");
+                    assert_eq!(owners.insert(client_id.clone(), *id), None, "one owner");
+                }
+                EventKind::Disconnected(_) => {
+                    assert_eq!(open.insert(*id, false), Some(true), "ended once");
+                    assert_eq!(owners.remove(client_id), Some(*id), "by its owner");
+                }
+                _ => assert_eq!(open.get(id), Some(&true), "nothing before the beginning or after the end"),
             }
         }
         assert!(open.values().all(|open| !open), "every connection has ended");

@@ -41,7 +41,7 @@ async fn frames_arrive_in_the_order_they_were_accepted_in() {
             assert_eq!(&client.hears().await, text);
         }
         drop(client);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -58,7 +58,7 @@ async fn binary_and_text_keep_their_kind_and_their_bytes() {
     world.send("a", "é").expect("room");
     assert_eq!(raw.next_but_pings().await, Some(text("é")));
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -78,7 +78,7 @@ async fn written_means_that_the_pipe_has_taken_all_of_it_and_not_before() {
     assert_eq!(world.outcome(large).await, WRITTEN);
     assert_eq!(world.stats("a").messages_out, 3);
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -113,7 +113,7 @@ async fn what_was_accepted_before_another_ends_the_connection_is_delivered_befor
             for accepted in sent {
                 assert_eq!(world.outcome(accepted).await, WRITTEN);
             }
-            world.is_at_rest().await;
+            world.rests().await;
         }
     }
 }
@@ -155,7 +155,7 @@ async fn a_client_that_never_reads_fills_its_outbox_and_is_closed_as_slow() {
     expected.resize(64, b'x');
     assert_eq!(received, expected);
     drop(other);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -172,7 +172,7 @@ async fn a_slow_client_that_reads_again_in_time_gets_the_begun_frame_whole_then_
     assert_eq!(raw.is_closed().await.0, 4413);
     assert_eq!(world.outcome(begun).await, WRITTEN);
     assert_eq!(world.outcome(waiting).await, UNKNOWN);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -190,7 +190,7 @@ async fn a_client_that_reads_slowly_but_surely_stays() {
     }
     assert_eq!(world.count(KindTag::Disconnected), 0);
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -208,7 +208,7 @@ async fn a_pong_that_is_not_taken_is_a_slow_client_too() {
     assert!(told[told.len() - 1].starts_with("a gone: slow_client"), "{told:?}");
     // The Pong that was begun is finished and the Close follows it.
     assert_eq!(raw.is_closed().await.0, 4413);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -229,7 +229,7 @@ async fn a_frame_whose_deadline_passes_first_is_never_received_and_its_sender_to
     assert_eq!(raw.next().await, Some(text("in time")));
     assert_eq!(world.outcome(in_time.expect("room")).await, WRITTEN);
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -251,7 +251,7 @@ async fn a_frame_half_written_at_a_kick_is_finished_before_the_close_or_nothing_
             assert_eq!(received.len(), 64);
             assert!(received[4..].iter().all(|byte| *byte == b'x'));
         }
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -271,7 +271,7 @@ async fn a_close_of_the_client_while_a_frame_is_half_written_is_answered_after_t
     assert_eq!(raw.next().await, Some(Frame { head: CLOSE, payload: close_payload(1000, "bye").to_vec() }));
     assert_eq!(raw.next().await, None);
     assert_eq!(world.outcome(waiting).await, UNKNOWN);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -305,5 +305,5 @@ async fn pongs_and_beats_fall_between_frames_never_inside_them() {
     }
     assert!(pings > 190 && pongs > 190, "{pings} {pongs}");
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }

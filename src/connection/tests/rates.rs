@@ -34,9 +34,12 @@ async fn a_flood_of_messages_is_closed_and_what_was_within_the_burst_delivered()
         let world = World::new(|_| {});
         let raw = world.raw("a").await;
         assert_eq!(flood(raw, payload, 1_000).await, (4429, "Rate limited: messages".into()));
-        assert_eq!(world.told().await.last().map(String::as_str), Some("a gone: rate_limited 4429 Rate limited: messages"));
+        assert_eq!(
+            world.told().await.last().map(String::as_str),
+            Some("a gone: rate_limited 4429 Rate limited: messages")
+        );
         assert_eq!(world.count(KindTag::MessageReceived), 200, "two seconds' worth");
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -47,7 +50,7 @@ async fn a_flood_of_bytes_is_closed_and_what_was_within_the_burst_delivered() {
     assert_eq!(flood(raw, frame(BINARY, &[0; 64 * 1024]), 50).await, (4429, "Rate limited: bytes".into()));
     settle().await;
     assert_eq!(world.messages().len(), 8, "two seconds' worth");
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -57,7 +60,7 @@ async fn a_flood_of_pings_pongs_or_heartbeats_is_closed() {
         let raw = world.raw("a").await;
         assert_eq!(flood(raw, beat, 1_000).await, (4429, "Rate limited: heartbeats and control frames".into()));
         assert_eq!(world.count(KindTag::MessageReceived), 0);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -71,7 +74,7 @@ async fn a_flood_before_the_client_is_known_is_closed_too() {
         let raw = Raw::new(world.open(None, PIPE));
         assert_eq!(flood(raw, beat, 1_000).await, (4429, reason.into()));
         assert_eq!(world.told().await, [""; 0]);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -83,7 +86,7 @@ async fn what_was_sent_before_the_client_was_known_counts_afterwards() {
     raw.frame(TEXT, b"heartbeat:a").await;
     settle().await;
     assert_eq!(flood(raw, frame(PING, b""), 60).await.0, 4429);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -93,7 +96,7 @@ async fn a_flood_of_empty_fragments_is_closed() {
     raw.frame(TEXT_BEGINS, b"").await;
     assert_eq!(flood(raw, frame(GOES_ON, b"").repeat(100), 1_000).await, (4429, "Rate limited: fragments".into()));
     assert_eq!(world.count(KindTag::MessageReceived), 0);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -103,7 +106,7 @@ async fn control_frames_between_do_not_hide_a_flood_of_empty_fragments() {
     raw.frame(TEXT_BEGINS, b"").await;
     let bytes = [frame(GOES_ON, b"").repeat(1_000), frame(PONG, &[0; 125])].concat();
     assert_eq!(flood(raw, bytes, 100).await, (4429, "Rate limited: fragments".into()));
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -131,7 +134,7 @@ async fn a_message_that_takes_more_than_a_minute_is_closed_however_it_is_trickle
         }
         assert_eq!(close, Some((4429, "Rate limited: fragments".into())), "{number}");
         drop(raw);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -150,7 +153,7 @@ async fn slow_messages_that_end_within_the_minute_may_follow_each_other_for_ever
     settle().await;
     assert_eq!((world.messages().len(), world.count(KindTag::Disconnected)), (40, 0));
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -168,7 +171,7 @@ async fn a_large_message_right_after_many_small_ones_is_no_flood() {
     settle().await;
     assert_eq!((world.messages().len(), world.count(KindTag::Disconnected)), (20 * 1_003, 0));
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -181,5 +184,5 @@ async fn a_client_at_exactly_its_rates_is_never_closed() {
     }
     assert_eq!((world.messages().len(), world.count(KindTag::Disconnected)), (3_000, 0));
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }

@@ -37,7 +37,7 @@ async fn a_newcomer_waits_for_its_commit_and_is_read_no_further_until_then() {
     world.resume_commits();
     assert_eq!(world.told().await, ["a connected", "a said hello"]);
     drop(client);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -51,7 +51,7 @@ async fn a_newcomer_whose_commit_does_not_come_in_five_seconds_is_turned_away_an
     assert_eq!(world.told().await, [""; 0]);
     world.resume_commits();
     assert_eq!(world.told().await, ["a connected", GONE]);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -64,7 +64,7 @@ async fn a_newcomer_for_whom_the_log_has_no_room_is_turned_away_and_nothing_is_l
     assert_eq!(began.elapsed().as_millis().div_ceil(100), 50);
     drop(room);
     assert_eq!(world.told().await, [""; 0]);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -79,7 +79,7 @@ async fn a_newcomer_that_replaces_one_not_yet_committed_is_told_in_order_when_co
     let gone = "a gone: replaced 4409 Replaced by a newer connection";
     assert_eq!(world.told().await, ["a connected", gone, "a connected, replacing"]);
     drop(new);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -99,7 +99,7 @@ async fn beyond_the_allowance_of_uncommitted_bytes_no_more_is_read_until_the_log
     world.resume_commits();
     assert_eq!(world.told().await, expected);
     drop(client);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,7 +122,7 @@ async fn the_pipe_pushes_back_on_a_client_whose_messages_wait() {
     settle().await;
     assert_eq!(world.messages().len(), 20);
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -150,7 +150,7 @@ async fn silence_does_not_count_while_the_server_does_not_read_and_counts_anew_a
         let gone = world.times(KindTag::Disconnected)[0];
         assert!((12_000..12_200).contains(&suspected) && (13_000..13_200).contains(&gone), "{suspected} {gone}");
         assert_eq!(raw.is_closed().await.0, 4408);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -169,7 +169,7 @@ async fn a_client_whose_messages_wait_ten_seconds_is_turned_away() {
     world.resume_commits();
     // What was taken stands; what was not is not delivered after the end.
     assert_eq!(world.told().await, ["a connected", &format!("a said {long}"), GONE]);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -193,7 +193,7 @@ async fn a_message_for_which_the_log_has_no_room_waits_ten_seconds_and_no_longer
             // Its Disconnected needs no room.
             assert_eq!(world.told().await, ["a connected", GONE]);
         }
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -214,7 +214,7 @@ async fn frames_and_heartbeats_to_a_client_go_on_while_its_messages_wait() {
     assert_eq!(world.outcome(sent).await.0, Some(Stage::Written));
     world.resume_commits();
     drop(client);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -242,7 +242,7 @@ async fn a_kick_ends_a_client_whose_messages_wait() {
         }
         kick.await.expect("no panic").expect("disconnected");
         assert_eq!(world.count(KindTag::MessageReceived), usize::from(!full), "what was not taken is not delivered");
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -260,5 +260,5 @@ async fn what_a_client_sends_and_closes_while_its_messages_wait_is_delivered_in_
     world.resume_commits();
     let told = world.told().await;
     assert_eq!(told, ["a connected", &format!("a said {long}"), "a said 2", "a gone: client_closed 1000 bye"]);
-    world.is_at_rest().await;
+    world.rests().await;
 }

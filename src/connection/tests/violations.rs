@@ -20,7 +20,7 @@ async fn outcome(bad: &[u8]) -> (u16, String) {
     drop(raw);
     let end = format!("a gone: protocol_error {code} {reason}");
     assert_eq!(world.told().await, ["a connected", "a said before", &end]);
-    world.is_at_rest().await;
+    world.rests().await;
     (code, reason)
 }
 
@@ -76,7 +76,7 @@ async fn binary_need_not_be_utf8() {
     raw.frame(BINARY, &[0xff, 0xfe]).await;
     assert_eq!(world.told().await, ["a connected", "a sent b\"\\xff\\xfe\""]);
     drop(raw);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -87,7 +87,7 @@ async fn a_close_with_a_code_that_may_not_be_sent_is_answered_with_1002() {
         raw.frame(CLOSE, &client::close_payload(code, "")).await;
         assert_eq!(raw.is_closed().await.0, 1002, "{code}");
         assert_eq!(world.count(KindTag::Disconnected), 1);
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
 
@@ -100,7 +100,7 @@ async fn the_largest_control_frames_are_no_violation() {
     assert_eq!((pong.head, pong.payload), (PONG, vec![7; 125]));
     raw.frame(CLOSE, &client::close_payload(1000, &"x".repeat(123))).await;
     assert_eq!(raw.is_closed().await, (1000, "x".repeat(123)));
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -122,10 +122,13 @@ async fn the_close_reaches_a_client_that_goes_on_flooding() {
     let close = received.iter().position(|byte| *byte == CLOSE).expect("a Close");
     assert_eq!(client::code_and_reason(&received[close + 2..]).0, 1002);
     flood.await.expect("all of it was taken");
-    assert!(began.elapsed() < SECOND, "what is not listened to is read all the same, so that no reset overtakes the Close");
+    assert!(
+        began.elapsed() < SECOND,
+        "what is not listened to is read all the same, so that no reset overtakes the Close"
+    );
     assert_eq!(world.told().await, ["a connected", "a gone: protocol_error 1002 Protocol error"]);
     drop(reader);
-    world.is_at_rest().await;
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -140,6 +143,6 @@ async fn garbage_of_any_kind_ends_in_one_end() {
         drop(raw);
         settle().await;
         assert_eq!(world.count(KindTag::Disconnected), 1, "{garbage:?}");
-        world.is_at_rest().await;
+        world.rests().await;
     }
 }
