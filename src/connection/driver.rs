@@ -140,6 +140,8 @@ impl<S: FrameSocket> Driver<S> {
             self.drop_outbox();
         }
         self.connection().set_paused(false);
+        // No Pong is listened for any more; whoever waits for one is told by this.
+        self.pinged.probes = Vec::new();
         // From here on the deadline of the Close is the only one.
         self.write_deadline = None;
         self.phase = Phase::Closing(Box::new((Closer::new(), reason)));
@@ -284,6 +286,17 @@ impl<S: FrameSocket> Driver<S> {
         Poll::Pending
     }
 
+    /// Why a connection ends that failed to be written to. What its client said before it went may still wait to be read, its Close too.
+    fn last_words(&mut self, reason: CloseReason, context: &mut Context<'_>) -> CloseReason {
+        if !matches!((&reason, &self.phase), (CloseReason::Lost, Phase::Open)) {
+            return reason;
+        }
+        match self.poll_read(context) {
+            Poll::Ready(Err(said)) => said,
+            _ => reason,
+        }
+    }
+
     fn heard(&mut self) {
         self.reprieved = false;
         self.registration.heard();
@@ -419,7 +432,7 @@ impl<S: FrameSocket> Driver<S> {
             }
             self.obey(signals);
             if let Poll::Ready(Err(reason)) = self.poll_write(context) {
-                return Poll::Ready(Err(reason));
+                return Poll::Ready(Err(self.last_words(reason, context)));
             }
             let progress = match self.phase {
                 Phase::Paused(_) => self.poll_pause(context)?,

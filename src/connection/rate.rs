@@ -46,11 +46,10 @@ impl Limiter {
     /// A business message of so many bytes.
     pub(super) fn message(&mut self, rates: Rates, max_message: usize, size: usize, now: Millis) -> Result<(), Excess> {
         let now = now * 1_000;
-        if rates.messages > 0 {
-            let cost = 1_000_000 / rates.messages;
-            if !self.messages.take(now, cost, BURST_MICROS.max(cost)) {
-                return Err(Excess::Messages);
-            }
+        if let Some(cost) = 1_000_000u64.checked_div(rates.messages)
+            && !self.messages.take(now, cost, BURST_MICROS.max(cost))
+        {
+            return Err(Excess::Messages);
         }
         if rates.bytes > 0 {
             let cost = |bytes: usize| (bytes as u64).saturating_mul(1_000_000) / rates.bytes;

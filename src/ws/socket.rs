@@ -79,7 +79,8 @@ impl<S: Wire> WsSocket<S> {
         context: &mut Context<'_>,
         run: impl FnOnce(&mut WebSocketContext, &mut Synchronous<'_, '_, S>) -> T,
     ) -> T {
-        let mut stream = Synchronous { stream: &mut self.stream, context, mid_frame: self.written > 0, read: 0 };
+        let mid_frame = self.written > 0;
+        let mut stream = Synchronous { stream: &mut self.stream, context, mid_frame, reading: false, read: 0 };
         let result = run(&mut self.machine, &mut stream);
         let read = stream.read;
         self.partial += read;
@@ -98,7 +99,11 @@ impl<S: Wire> WsSocket<S> {
 
 impl<S: Wire> FrameSocket for WsSocket<S> {
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<Inbound, SocketError>> {
-        let message = match self.with_machine(context, |machine, stream| machine.read(stream)) {
+        let read = self.with_machine(context, |machine, stream| {
+            stream.reading = true;
+            machine.read(stream)
+        });
+        let message = match read {
             Ok(message) => message,
             Err(error) => return error_of(error).map(Err),
         };
@@ -228,6 +233,8 @@ struct Synchronous<'a, 'b, S> {
     context: &'a mut Context<'b>,
     /// One of our frames is half out, so the machine may write nothing now.
     mid_frame: bool,
+    /// A Pong that cannot be written must not hide what can still be read; the next flush meets the error again.
+    reading: bool,
     read: usize,
 }
 
@@ -251,6 +258,7 @@ impl<S: Wire> Write for Synchronous<'_, '_, S> {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         match Pin::new(&mut *self.stream).poll_write(self.context, bytes) {
+            Poll::Ready(Err(_)) if self.reading => Err(io::ErrorKind::WouldBlock.into()),
             Poll::Ready(result) => result,
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }
