@@ -63,8 +63,15 @@ pub(super) fn span(
         let (least, most) = (humantime::format_duration(*allowed.start()), humantime::format_duration(*allowed.end()));
         Error::field(field, format!("must be from {least} to {most}"))
     };
-    let span = Duration::try_from(span).map_err(|_| refused())?;
-    if allowed.contains(&span) { Ok(Some(span)) } else { Err(refused()) }
+    // By hand: prost's own conversion overflows on the least numbers.
+    let (seconds, nanos) = (u64::try_from(span.seconds), u32::try_from(span.nanos));
+    match (seconds, nanos) {
+        (Ok(seconds), Ok(nanos @ 0..1_000_000_000)) => Some(Duration::new(seconds, nanos)),
+        _ => None,
+    }
+    .filter(|span| allowed.contains(span))
+    .map(Some)
+    .ok_or_else(refused)
 }
 
 pub(super) fn page_size(size: i32) -> Result<usize, Error> {

@@ -60,6 +60,7 @@ pub(super) fn state(batch: Batch<pb::Event>) -> pb::SubscribeResponse {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use prost::Message as _;
 
     fn event(bytes: usize) -> pb::Event {
         let payload = pb::message_received::Payload::Binary(vec![0; bytes].into());

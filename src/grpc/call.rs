@@ -50,13 +50,22 @@ impl Shared {
         if closing { Err(Error::ShuttingDown) } else { Ok(()) }
     }
 
-    /// Does `work` until the caller's deadline or the node's.
+    /// Does `work` until the caller's deadline or the node's, unless the node is past answering.
     pub(super) async fn bounded<T>(
         &self,
         deadline: Option<Instant>,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
         self.check_open()?;
+        self.timed(deadline, work).await
+    }
+
+    /// Does `work` until the caller's deadline or the node's.
+    pub(super) async fn timed<T>(
+        &self,
+        deadline: Option<Instant>,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
         tokio::select! {
             biased;
             outcome = work => outcome,

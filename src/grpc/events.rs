@@ -62,7 +62,8 @@ impl EventService for Events {
 
     async fn subscribe(&self, request: Request<pb::SubscribeRequest>) -> Reply<Self::SubscribeStream> {
         let deadline = call::deadline(request.metadata());
-        let begun = self.0.bounded(deadline, self.begin(request.into_inner())).await;
+        // Also while the node goes down: a stream that begins then still carries what is left.
+        let begun = self.0.timed(deadline, self.begin(request.into_inner())).await;
         let stream = begun.map(|subscription| -> Self::SubscribeStream { Box::pin(subscription.into_stream()) });
         reply(stream)
     }

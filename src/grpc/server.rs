@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::server::conn::http2;
-use hyper::{Request, Response};
+use hyper::{HeaderMap, Request, Response};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
@@ -114,12 +114,12 @@ pub async fn serve(listener: Listener, serving: Serving) {
 
 /// When a connection is to end.
 #[derive(Clone)]
-struct Ended {
-    stop: CancellationToken,
-    now: CancellationToken,
+pub(super) struct Ended {
+    pub(super) stop: CancellationToken,
+    pub(super) now: CancellationToken,
 }
 
-async fn serve_connection<S>(stream: S, front: Front, ended: Ended)
+pub(super) async fn serve_connection<S>(stream: S, front: Front, ended: Ended)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -181,9 +181,9 @@ impl Failures {
 
 /// What hyper calls for each request.
 #[derive(Clone)]
-struct Front {
-    routes: Routes,
-    closing: Closing,
+pub(super) struct Front {
+    pub(super) routes: Routes,
+    pub(super) closing: Closing,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Front {
@@ -192,35 +192,38 @@ impl hyper::service::Service<Request<Incoming>> for Front {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let mut routes = self.routes.clone();
         // Health and reflection are not ours, and their streams know nothing of a shutdown.
-        let foreign = request.uri().path().starts_with("/grpc.");
-        let closing = foreign.then(|| self.closing.clone());
-        let response = self.routes.clone().call(request);
+        if !request.uri().path().starts_with("/grpc.") {
+            let response = routes.call(request);
+            return Box::pin(response);
+        }
+        let closing = self.closing.clone();
+        // The request ends too: reflection holds on to it, and with it to the connection, until it does.
+        let response = routes.call(request.map(|body| UntilClosing::new(body, closing.clone(), None)));
         Box::pin(async move {
-            let response = response.await?;
-            Ok(match closing {
-                Some(closing) => response.map(|body| Body::new(UntilClosing::new(body, closing))),
-                None => response,
-            })
+            let trailers = Some(trailers_of_shutdown());
+            Ok(response.await?.map(|body| Body::new(UntilClosing::new(body, closing, trailers))))
         })
     }
 }
 
-/// A body that ends, with a status that says so, when the node goes down.
-struct UntilClosing {
-    body: Option<Body>,
+/// A body that ends, with trailers or without, when the node goes down.
+struct UntilClosing<B> {
+    body: Option<B>,
     begun: Pin<Box<dyn Future<Output = ()> + Send>>,
+    trailers: Option<HeaderMap>,
 }
 
-impl UntilClosing {
-    fn new(body: Body, closing: Closing) -> Self {
-        Self { body: Some(body), begun: Box::pin(async move { closing.begun().await }) }
+impl<B> UntilClosing<B> {
+    fn new(body: B, closing: Closing, trailers: Option<HeaderMap>) -> Self {
+        Self { body: Some(body), begun: Box::pin(async move { closing.begun().await }), trailers }
     }
 }
 
-impl hyper::body::Body for UntilClosing {
+impl<B: hyper::body::Body<Data = Bytes> + Unpin> hyper::body::Body for UntilClosing<B> {
     type Data = Bytes;
-    type Error = tonic::Status;
+    type Error = B::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
@@ -235,11 +238,11 @@ impl hyper::body::Body for UntilClosing {
             return Poll::Pending;
         }
         self.body = None;
-        Poll::Ready(Some(Ok(Frame::trailers(trailers_of_shutdown()))))
+        Poll::Ready(self.trailers.take().map(|trailers| Ok(Frame::trailers(trailers))))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.body.as_ref().is_none_or(hyper::body::Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

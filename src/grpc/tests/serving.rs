@@ -1,0 +1,123 @@
+//! The port itself: other protocols, sockets, limits of HTTP/2.
+
+use super::*;
+use crate::config::ListenAddress;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UnixStream};
+
+/// Serves a rig on a listener of its own; answers the token that stops it.
+fn also_on(rig: &Rig, listener: Listener) -> JoinHandle<()> {
+    let serving = Serving {
+        routes: rig.services.routes().expect("descriptors"),
+        closing: rig.closing.clone(),
+        stop: rig.stop.clone(),
+        metrics: Arc::clone(&rig.metrics),
+    };
+    tokio::spawn(serve(listener, serving))
+}
+
+async fn tcp(rig: &Rig) -> std::net::SocketAddr {
+    let listener = Listener::bind(&"127.0.0.1:0".parse().expect("an address")).await.expect("bound");
+    let address = listener.local_address().expect("TCP");
+    also_on(rig, listener);
+    address
+}
+
+#[tokio::test]
+async fn http_1_fails_at_once_and_says_what_is_spoken_here() {
+    let rig = Rig::start().await;
+    let mut stream = TcpStream::connect(tcp(&rig).await).await.expect("connected");
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n").await.expect("written");
+    let mut answer = String::new();
+    let read = stream.read_to_string(&mut answer);
+    tokio::time::timeout(Duration::from_secs(5), read).await.expect("at once").expect("text");
+    assert!(answer.starts_with("HTTP/1.1 400") && answer.contains("gRPC"), "{answer}");
+}
+
+#[tokio::test]
+async fn a_unix_socket_serves_and_its_file_goes_with_the_server() {
+    let rig = Rig::start().await;
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("hw.sock");
+    let listener = Listener::bind(&ListenAddress::Unix(path.clone())).await.expect("bound");
+    let serving = also_on(&rig, listener);
+    let at = path.clone();
+    let connector = tower::service_fn(move |_| {
+        let at = at.clone();
+        async move { UnixStream::connect(at).await.map(TokioIo::new) }
+    });
+    let channel = Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector);
+    let node = NodeServiceClient::new(channel).get_node(pb::GetNodeRequest {}).await.expect("answered");
+    assert_eq!(node.into_inner().node_id, "test-node");
+    rig.stop.cancel();
+    tokio::time::timeout(Duration::from_secs(5), serving).await.expect("in time").expect("no panic");
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn metadata_over_the_limit_is_refused_and_the_channel_lives() {
+    let rig = Rig::start().await;
+    let mut request = tonic::Request::new(pb::GetNodeRequest {});
+    request.metadata_mut().insert("big", "x".repeat(20 << 10).parse().expect("ascii"));
+    rig.nodes().get_node(request).await.expect_err("refused");
+    rig.nodes().get_node(pb::GetNodeRequest {}).await.expect("answered");
+}
+
+#[tokio::test]
+async fn a_method_that_does_not_exist_is_unimplemented() {
+    let rig = Rig::start().await;
+    let mut client = tonic::client::Grpc::new(rig.channel.clone());
+    client.ready().await.expect("ready");
+    let codec = tonic_prost::ProstCodec::<pb::GetNodeRequest, pb::GetNodeResponse>::default();
+    let path = "/heartwire.v1.NodeService/Missing".parse().expect("a path");
+    let error = client.unary(tonic::Request::new(pb::GetNodeRequest {}), path, codec).await.expect_err("missing");
+    assert_eq!(error.code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn a_thousand_subscribers_share_one_channel() {
+    let limits = Limits { max_subscribers: 1_000, max_snapshots: 16 };
+    let rig = Rig::with(Options { limits, ..Options::default() }).await;
+    let mut streams = Vec::new();
+    for _ in 0..1_000 {
+        streams.push(rig.stream(NOW, None).await);
+    }
+    let _alice = rig.join("alice").await;
+    for stream in &mut streams {
+        assert_eq!(stream.events(1).await.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn cancelled_streams_free_what_they_hold() {
+    let rig = Rig::start().await;
+    let streams = [rig.stream(NOW, None).await, rig.stream(SNAPSHOT, None).await];
+    let count = || {
+        let mut reading = crate::metrics::Reading::default();
+        rig.services.subscribers().read_gauges(rig.head(), &mut reading);
+        reading.subscribers
+    };
+    assert_eq!(count(), 2);
+    let began = Instant::now();
+    drop(streams);
+    eventually("both are gone", || count() == 0).await;
+    assert!(began.elapsed() < Duration::from_secs(1));
+}
+
+#[tokio::test]
+async fn a_cancelled_send_withdraws_nothing_that_was_accepted() {
+    let rig = Rig::start().await;
+    let alice = rig.join("alice").await;
+    let request = pb::SendRequest {
+        target: client("alice"),
+        payload: Some(pb::send_request::Payload::Text("hi".into())),
+        receipt: pb::Stage::Written.into(),
+        ..Default::default()
+    };
+    let mut messages = rig.messages();
+    let sending = tokio::spawn(async move { messages.send(request).await });
+    eventually("it is accepted", || alice.connection().outbox.depth().0 == 1).await;
+    sending.abort();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(write_out(&alice), ["hi"]);
+}
