@@ -15,6 +15,30 @@ pub type UnixNanos = i64;
 /// How late a sweep must be before the lateness is taken for a frozen process rather than a busy one.
 pub const FROZEN_AFTER: Duration = Duration::from_secs(1);
 
+/// Milliseconds in the unit of what sweeps promise; 32 bits of them are 13 years.
+const GRAIN: Millis = 100;
+
+fn grains(millis: Millis) -> u32 {
+    u32::try_from(millis / GRAIN).unwrap_or(u32::MAX)
+}
+
+/// What the sweeps have said, in one word.
+#[derive(Clone, Copy)]
+struct Sweeps {
+    due: u32,
+    frozen: u32,
+}
+
+impl Sweeps {
+    const fn to_bits(self) -> u64 {
+        (self.due as u64) << 32 | self.frozen as u64
+    }
+
+    const fn from_bits(bits: u64) -> Self {
+        Self { due: (bits >> 32) as u32, frozen: bits as u32 }
+    }
+}
+
 type WallClock = dyn Fn() -> SystemTime + Send + Sync;
 
 /// The clocks of one process; cheap to clone.
@@ -30,10 +54,9 @@ pub struct Clock {
 
 struct Inner {
     origin: Instant,
-    /// Monotonic milliseconds at which the next sweep is due.
-    sweep_due: AtomicU64,
-    /// Milliseconds that the process stood still in all.
-    frozen: AtomicU64,
+    /// When the next sweep is due, in monotonic [`GRAIN`]s, and how long the process stood still in all, in the same: two halves of one
+    /// word, because whoever saw the one of before a freeze and the other of after it would be wrong by all of it.
+    sweeps: AtomicU64,
     wall: Box<WallClock>,
 }
 
@@ -49,8 +72,7 @@ impl Clock {
         Self {
             inner: Arc::new(Inner {
                 origin: Instant::now(),
-                sweep_due: AtomicU64::new(u64::MAX / 2),
-                frozen: AtomicU64::new(0),
+                sweeps: AtomicU64::new(Sweeps { due: u32::MAX, frozen: 0 }.to_bits()),
                 wall: Box::new(wall),
             }),
         }
@@ -65,24 +87,23 @@ impl Clock {
     /// Liveness time now.
     #[must_use]
     pub fn now(&self) -> Millis {
-        // The promise is written before the frozen time and read after it, so whoever sees the new frozen time sees
-        // the new promise too. One that reads between the two writes sees time run ahead, which spares a client.
-        let frozen = self.inner.frozen.load(Ordering::Acquire);
-        let latest = self.inner.sweep_due.load(Ordering::Acquire) + FROZEN_AFTER.as_millis() as Millis;
-        self.uptime().min(latest).saturating_sub(frozen)
+        let sweeps = Sweeps::from_bits(self.inner.sweeps.load(Ordering::Acquire));
+        let latest = Millis::from(sweeps.due) * GRAIN + FROZEN_AFTER.as_millis() as Millis;
+        self.uptime().min(latest).saturating_sub(Millis::from(sweeps.frozen) * GRAIN)
     }
 
     /// Says that a sweep is running and that the next is due in `period`. If this one came more than
     /// [`FROZEN_AFTER`] late, the lateness is taken out of liveness time and returned.
     pub fn expect_sweep(&self, period: Duration) -> Option<Duration> {
         let now = self.uptime();
-        let due = self.inner.sweep_due.swap(now + period.as_millis() as Millis, Ordering::AcqRel);
-        let late = now.saturating_sub(due);
-        if Duration::from_millis(late) <= FROZEN_AFTER {
-            return None;
-        }
-        self.inner.frozen.fetch_add(late, Ordering::AcqRel);
-        Some(Duration::from_millis(late))
+        // Only the sweep writes this word.
+        let Sweeps { due, frozen } = Sweeps::from_bits(self.inner.sweeps.load(Ordering::Acquire));
+        let late = Duration::from_millis(now.saturating_sub(Millis::from(due) * GRAIN));
+        let lost = if late > FROZEN_AFTER { grains(late.as_millis() as Millis) } else { 0 };
+        let due = grains((now + period.as_millis() as Millis).next_multiple_of(GRAIN));
+        let next = Sweeps { due, frozen: frozen.saturating_add(lost) };
+        self.inner.sweeps.store(next.to_bits(), Ordering::Release);
+        (lost > 0).then_some(late)
     }
 
     /// Wall time now.
@@ -100,8 +121,11 @@ impl Clock {
     /// The wall time at which liveness time was `then`, as far as can be told now.
     #[must_use]
     pub fn wall_nanos_at(&self, then: Millis) -> UnixNanos {
-        let ago = self.now().saturating_sub(then);
-        self.wall_nanos() - UnixNanos::try_from(ago.saturating_mul(1_000_000)).unwrap_or(0)
+        // To the nanosecond, so that the same moment asked for twice is told the same to within what reading two clocks takes.
+        let monotonic = self.inner.origin.elapsed().as_nanos() as i128;
+        let frozen = i128::from(self.uptime().saturating_sub(self.now())) * 1_000_000;
+        let ago = monotonic - frozen - i128::from(then) * 1_000_000;
+        self.wall_nanos() - UnixNanos::try_from(ago.max(0)).unwrap_or(0)
     }
 }
 

@@ -267,6 +267,15 @@ impl std::fmt::Debug for Payload {
 }
 
 impl EventKind {
+    /// The bytes that a client sent with it.
+    #[must_use]
+    pub const fn payload_len(&self) -> usize {
+        match self {
+            Self::MessageReceived(payload) => payload.len(),
+            _ => 0,
+        }
+    }
+
     /// Which kind it is.
     #[must_use]
     pub const fn tag(&self) -> KindTag {

@@ -80,9 +80,10 @@ impl Outbox {
         Ok(())
     }
 
-    /// Takes the next frame to write; one whose deadline has passed is told so and skipped.
-    pub fn pop(&self, now: Instant) -> Option<Frame> {
+    /// Takes the next frame to write. One whose deadline has passed is told so and skipped; how many were is the second answer.
+    pub fn pop(&self, now: Instant) -> (Option<Frame>, u64) {
         let mut queue = self.queue();
+        let mut expired = 0;
         loop {
             let frame = queue.frames.pop_front();
             if let Some(frame) = &frame {
@@ -93,12 +94,13 @@ impl Outbox {
             }
             match frame {
                 Some(Frame { deadline: Some(deadline), receipt, .. }) if deadline <= now => {
+                    expired += 1;
                     if let Some(receipt) = receipt {
                         // The caller may have left at its deadline.
                         let _ = receipt.send(Written::Expired);
                     }
                 }
-                frame => return frame,
+                frame => return (frame, expired),
             }
         }
     }
@@ -142,7 +144,7 @@ mod tests {
         assert_eq!(outbox.push(frame(9), LIMITS), Ok(()));
         assert_eq!(outbox.push(frame(0), LIMITS), Err(Refused::Full));
         assert_eq!(outbox.depth(), (2, 10));
-        assert!(outbox.pop(Instant::now()).is_some());
+        assert!(outbox.pop(Instant::now()).0.is_some());
         assert_eq!(outbox.push(frame(1), LIMITS), Ok(()));
     }
 
@@ -152,7 +154,7 @@ mod tests {
         outbox.push(frame(1), LIMITS).expect("room");
         outbox.close();
         assert_eq!(outbox.push(frame(1), LIMITS), Err(Refused::Closed));
-        assert!(outbox.pop(Instant::now()).is_some());
+        assert!(outbox.pop(Instant::now()).0.is_some());
     }
 
     #[tokio::test(start_paused = true)]
@@ -163,7 +165,8 @@ mod tests {
         outbox.push(Frame { receipt: Some(receipt), deadline, ..frame(1) }, LIMITS).expect("room");
         outbox.push(frame(2), LIMITS).expect("room");
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(outbox.pop(Instant::now()).map(|frame| frame.payload.len()), Some(2));
+        let (next, expired) = outbox.pop(Instant::now());
+        assert_eq!((next.map(|frame| frame.payload.len()), expired), (Some(2), 1));
         assert_eq!(told.try_recv(), Ok(Written::Expired));
     }
 

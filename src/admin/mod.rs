@@ -15,7 +15,7 @@ use tokio::sync::watch;
 
 use crate::metrics::{Metrics, Reading};
 
-pub use self::serve::serve;
+pub use self::serve::{MAX_CONNECTIONS, serve};
 
 /// How long the figures may take to be gathered before the scrape is answered 503.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);

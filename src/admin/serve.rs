@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 use super::{AdminState, router};
 
 /// Connections at a time; further ones wait in the kernel's queue.
-const MAX_CONNECTIONS: usize = 64;
+pub const MAX_CONNECTIONS: usize = 64;
 
 /// How long a request's head may take, and how long a kept-alive connection may be idle.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(10);

@@ -5,6 +5,7 @@ mod descriptors;
 mod listeners;
 mod process;
 mod settings;
+mod vital;
 
 pub use listeners::{BindErrors, Listeners};
 pub use process::run;
@@ -31,6 +32,7 @@ use crate::metrics::{Metrics, Reading};
 use crate::registry::Registry;
 use crate::shutdown::Closing;
 use crate::ws::{self, WsServer};
+use vital::Vital;
 
 /// The part of the shutdown deadline within which connections are closed; the rest is for streams to carry it to their backends.
 const CLOSING_PART: f64 = 0.4;
@@ -56,6 +58,7 @@ pub struct App {
     grpc: JoinHandle<()>,
     stop: CancellationToken,
     background: TaskTracker,
+    failed: CancellationToken,
 }
 
 /// Where a node is reached.
@@ -85,10 +88,11 @@ impl App {
     /// Only if the compiled-in contract cannot be served.
     pub fn start(config: Config, listeners: Listeners, clock: Clock) -> Result<Self, grpc::ServeError> {
         let addresses = listeners.addresses(&config);
-        let max_connections = descriptors::usable_connections(config.ws.max_connections);
+        let max_connections = descriptors::usable_connections(config.ws.max_connections, config.ws.max_handshakes);
         let metrics = Arc::new(Metrics::default());
         let stop = CancellationToken::new();
         let (background, connections) = (TaskTracker::new(), TaskTracker::new());
+        let vital = Vital::new(background.clone(), stop.clone());
 
         // The log, and the registry that is its fold.
         let retention = Retention { max_bytes: config.log.max_bytes.as_usize(), max_age: config.log.max_age };
@@ -101,9 +105,9 @@ impl App {
             Arc::clone(&metrics),
         ));
         let (applier, token) = (Arc::clone(&registry), stop.clone());
-        background.spawn(async move { log.run(&*applier, token).await });
+        vital.spawn("the log", async move { log.run(&*applier, token).await });
         let (sweeper, token) = (Arc::clone(&registry), stop.clone());
-        background.spawn(async move { sweeper.run_sweeps(token).await });
+        vital.spawn("the sweep", async move { sweeper.run_sweeps(token).await });
 
         let drain = Drain::new(Arc::clone(&registry));
         let closing = Closing::default();
@@ -167,7 +171,8 @@ impl App {
             handshake_timeout: config.ws.handshake_timeout,
             max_handshakes: config.ws.max_handshakes,
         });
-        background.spawn(ws::serve(listeners.ws, server));
+        let draining = drain.begun();
+        vital.spawn_until(draining, "the WebSocket listener", ws::serve(listeners.ws, server));
 
         let health = services.health().clone();
         health.set_ready(true);
@@ -195,7 +200,14 @@ impl App {
             grpc,
             stop,
             background,
+            failed: vital.failed(),
         })
+    }
+
+    /// Cancelled if a part without which the node is of no use has ended by itself.
+    #[must_use]
+    pub fn failed(&self) -> CancellationToken {
+        self.failed.clone()
     }
 
     /// Where the node is reached.

@@ -92,7 +92,12 @@ async fn serve(config: Config, reload: impl Fn()) -> ExitCode {
     };
     announce(&config, &app);
 
-    signals.end(&reload).await;
+    let failed = app.failed();
+    tokio::select! {
+        () = signals.end(&reload) => {}
+        // Whoever watches over this process starts another; a shutdown in order needs the part that is gone.
+        () = failed.cancelled() => return fail(FAILURE, "a part that everything depends on has ended; see the log"),
+    }
     tokio::select! {
         outcome = app.shutdown() => match outcome {
             Outcome::Clean => ExitCode::SUCCESS,

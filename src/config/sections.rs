@@ -40,7 +40,7 @@ pub struct WsConfig {
     /// several TCP retransmissions, so only a peer that stopped reading gets there.
     #[serde(with = "duration")]
     pub write_timeout: Duration,
-    /// Handshakes under way at once, 1 to 1,000,000; beyond it sockets wait in the kernel's queue. Default 1,024:
+    /// Handshakes under way at once, 1 to 1,000,000; beyond it sockets wait in the kernel's queue. Default 512:
     /// a reconnect storm is admitted in slices that the processor can carry.
     pub max_handshakes: usize,
     /// `Origin` header values let in, compared exactly; others are answered 403. Each is `scheme://host[:port]`
@@ -60,7 +60,7 @@ impl Default for WsConfig {
             handshake_timeout: Duration::from_secs(5),
             identify_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(10),
-            max_handshakes: 1024,
+            max_handshakes: 512,
             allowed_origins: Vec::new(),
             max_connections_per_address: 0,
         }

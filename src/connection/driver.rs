@@ -11,15 +11,16 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::Instant;
 
 use super::closer::Closer;
+use super::deadline::Deadline;
 use super::identify::{close_reason, closed_by_client};
 use super::plain::{Meaning, meaning};
 use super::rate::Limiter;
 use super::session::Host;
-use super::{Admission, FrameSocket, Inbound, ServerBeat};
-use crate::clock::Millis;
+use super::{Admission, FrameSocket, Inbound, ServerBeat, wire_limit};
+use crate::clock::{Clock, Millis};
 use crate::close::{CloseReason, Excess};
 use crate::event::Payload;
 use crate::log::{BoxFuture, Slot};
@@ -33,16 +34,14 @@ const READ_BURST: usize = 32;
 /// Bytes gathered for one write.
 const WRITE_BURST: usize = 16 * 1024;
 
+/// How long a Ping's own Pong is waited for before the next Ping counts instead.
+const PONG_AWAITED: Duration = Duration::from_secs(10);
+
 /// How long a message waits for the log before its client is told to try later.
 const LOG_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long a message may take from its first fragment to its last.
 const ASSEMBLY_DEADLINE: Millis = 60_000;
-
-/// Bytes on the wire that one message may take: one-byte fragments cost seven bytes each, and anything beyond this is empty fragments.
-const fn wire_limit(max_message: usize) -> usize {
-    max_message.saturating_mul(16).saturating_add(64 * 1024)
-}
 
 /// What is being written, and whom to tell when it is.
 #[derive(Default)]
@@ -61,13 +60,22 @@ struct Pinged {
     sent: Option<Instant>,
     /// Who waits for its Pong.
     probes: Vec<oneshot::Sender<Duration>>,
+    /// A probe came while nothing could be written.
+    held_back: bool,
+}
+
+impl Pinged {
+    /// Whether the Pong of the newest Ping may still come.
+    fn is_awaited(&self) -> bool {
+        self.sent.is_some_and(|sent| sent.elapsed() <= PONG_AWAITED)
+    }
 }
 
 /// Why reading has stopped, and for how long at the most.
 struct Pause {
     /// A message that the log has no room for yet.
     message: Option<(Payload, BoxFuture<'static, Slot>)>,
-    deadline: Pin<Box<Sleep>>,
+    deadline: Deadline,
 }
 
 enum Phase {
@@ -88,7 +96,7 @@ pub(super) struct Driver<S> {
     pinged: Pinged,
     first: Option<Inbound>,
     /// Runs while a write waits for the client.
-    write_deadline: Option<Pin<Box<Sleep>>>,
+    write_deadline: Option<Deadline>,
     /// When the message that is being assembled began; 0 for none.
     partial_since: Millis,
     speaks_text: bool,
@@ -128,6 +136,10 @@ impl<S: FrameSocket> Driver<S> {
         self.registration.connection()
     }
 
+    fn clock(&self) -> &Clock {
+        self.registration.registry().clock()
+    }
+
     fn end(&mut self, reason: CloseReason) {
         self.registration.end(reason);
         self.begin_closing();
@@ -159,13 +171,13 @@ impl<S: FrameSocket> Driver<S> {
                 Poll::Ready(Ok(())) => self.written(),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(close_reason(error))),
                 Poll::Pending => {
-                    let timeout = self.host.settings.write_timeout;
-                    let deadline = self.write_deadline.get_or_insert_with(|| Box::pin(sleep(timeout)));
-                    ready!(deadline.as_mut().poll(context));
+                    let (timeout, clock) = (self.host.settings.write_timeout, self.registration.registry().clock());
+                    let deadline = self.write_deadline.get_or_insert_with(|| Deadline::after(timeout, clock));
+                    ready!(deadline.poll(clock, context));
                     return Poll::Ready(Err(CloseReason::SlowClient));
                 }
             }
-            if !self.gather() {
+            if !self.gather() && self.socket.buffered() == 0 {
                 return Poll::Ready(Ok(()));
             }
         }
@@ -174,6 +186,9 @@ impl<S: FrameSocket> Driver<S> {
     /// Everything handed to the socket has been taken by the kernel.
     fn written(&mut self) {
         self.write_deadline = None;
+        if std::mem::take(&mut self.pinged.held_back) && !self.pinged.is_awaited() {
+            self.ping();
+        }
         let InFlight { receipts, frames, bytes } = std::mem::take(&mut self.in_flight);
         if frames == 0 {
             return;
@@ -195,7 +210,9 @@ impl<S: FrameSocket> Driver<S> {
         let now = Instant::now();
         let mut any = false;
         while self.socket.buffered() < WRITE_BURST {
-            let Some(frame) = self.connection().outbox.pop(now) else { break };
+            let (frame, expired) = self.connection().outbox.pop(now);
+            self.host.metrics.sends.of(SendOutcome::Dropped).inc_by(expired);
+            let Some(frame) = frame else { break };
             self.socket.queue(&frame.payload);
             self.in_flight.frames += 1;
             self.in_flight.bytes += frame.payload.len() as u64;
@@ -228,23 +245,28 @@ impl<S: FrameSocket> Driver<S> {
     }
 
     fn ping(&mut self) {
-        self.pinged.sequence = self.pinged.sequence.wrapping_add(1);
-        self.pinged.sent = Some(Instant::now());
+        // One that is on its way is repeated rather than replaced: with a round trip longer than the interval no Pong would ever match.
+        if !self.pinged.is_awaited() {
+            self.pinged.sequence = self.pinged.sequence.wrapping_add(1);
+            self.pinged.sent = Some(Instant::now());
+        }
         self.socket.queue_ping(&self.pinged.sequence.to_be_bytes());
         self.host.metrics.heartbeats.of(Beat::PingOut).inc();
     }
 
-    fn pong(&mut self, payload: &[u8]) {
+    /// Whether a Pong is the one that was waited for.
+    fn pong(&mut self, payload: &[u8]) -> bool {
         if payload != self.pinged.sequence.to_be_bytes() {
-            return;
+            return false;
         }
-        let Some(sent) = self.pinged.sent.take() else { return };
+        let Some(sent) = self.pinged.sent.take() else { return false };
         let round_trip = sent.elapsed();
         let micros = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX).max(1);
         self.connection().traffic.round_trip_micros.store(micros, Ordering::Relaxed);
         for probe in std::mem::take(&mut self.pinged.probes) {
             let _ = probe.send(round_trip);
         }
+        true
     }
 
     fn obey(&mut self, signals: u32) {
@@ -252,7 +274,12 @@ impl<S: FrameSocket> Driver<S> {
             let probes = self.connection().take_probes();
             self.pinged.probes.retain(|probe| !probe.is_closed());
             self.pinged.probes.extend(probes);
-            self.ping();
+            // While nothing can be written, Pings would only pile up; one follows when something can. And the Pong that is awaited already
+            // will do, so that a thousand probes are not a thousand Pings.
+            self.pinged.held_back = self.write_deadline.is_some();
+            if !self.pinged.held_back && !self.pinged.is_awaited() {
+                self.ping();
+            }
         }
         if signals & signal::BEAT != 0 {
             self.beat();
@@ -314,7 +341,7 @@ impl<S: FrameSocket> Driver<S> {
         if partial == 0 {
             return Ok(());
         }
-        let now = self.registration.registry().clock().now().max(1);
+        let now = self.clock().now().max(1);
         if self.partial_since == 0 {
             self.partial_since = now;
         }
@@ -337,26 +364,28 @@ impl<S: FrameSocket> Driver<S> {
                 match meaning(checked) {
                     Meaning::Heartbeat(_) => {
                         self.speaks_text = true;
-                        self.take_heartbeat(Beat::TextIn)
+                        self.take_heartbeat(Beat::TextIn, true)
                     }
                     Meaning::Close => Err(CloseReason::EmptyText),
                     Meaning::Business => self.take_message(Payload::Text, &text),
                 }
             }
             Inbound::Binary(bytes) => self.take_message(Payload::Binary, &bytes),
-            Inbound::Ping => self.take_heartbeat(Beat::PingIn),
+            Inbound::Ping => self.take_heartbeat(Beat::PingIn, true),
             Inbound::Pong(payload) => {
-                self.take_heartbeat(Beat::PongIn)?;
-                self.pong(&payload);
-                Ok(())
+                // The answer to our own Ping is not the client's haste.
+                let asked_for = self.pong(&payload);
+                self.take_heartbeat(Beat::PongIn, !asked_for)
             }
             Inbound::Close(close) => Err(closed_by_client(close)),
         }
     }
 
-    fn take_heartbeat(&mut self, kind: Beat) -> Result<(), CloseReason> {
+    fn take_heartbeat(&mut self, kind: Beat, limited: bool) -> Result<(), CloseReason> {
         self.host.metrics.heartbeats.of(kind).inc();
-        self.limiter.control(self.registration.registry().clock().uptime()).map_err(CloseReason::RateLimited)?;
+        if limited {
+            self.limiter.control(self.clock().uptime()).map_err(CloseReason::RateLimited)?;
+        }
         if !self.host.settings.any_frame_counts {
             self.heard();
         }
@@ -365,7 +394,7 @@ impl<S: FrameSocket> Driver<S> {
 
     fn take_message(&mut self, kind: fn(Bytes) -> Payload, bytes: &Bytes) -> Result<(), CloseReason> {
         let settings = &self.host.settings;
-        let now = self.registration.registry().clock().uptime();
+        let now = self.clock().uptime();
         self.limiter
             .message(settings.rates, settings.max_message, bytes.len(), now)
             .map_err(CloseReason::RateLimited)?;
@@ -383,7 +412,7 @@ impl<S: FrameSocket> Driver<S> {
 
     fn pause(&mut self, message: Option<(Payload, BoxFuture<'static, Slot>)>) {
         self.connection().set_paused(true);
-        self.phase = Phase::Paused(Box::new(Pause { message, deadline: Box::pin(sleep(LOG_DEADLINE)) }));
+        self.phase = Phase::Paused(Box::new(Pause { message, deadline: Deadline::after(LOG_DEADLINE, self.clock()) }));
     }
 
     /// Waits until the log has caught up. Ready(Ok) when reading may go on.
@@ -397,13 +426,11 @@ impl<S: FrameSocket> Driver<S> {
         }
         let behind = self.registration.connection().uncommitted() >= self.host.settings.uncommitted;
         if pause.message.is_some() || behind {
-            ready!(pause.deadline.as_mut().poll(context));
+            ready!(pause.deadline.poll(self.registration.registry().clock(), context));
             return Poll::Ready(Err(CloseReason::Overloaded));
         }
         self.phase = Phase::Open;
-        self.connection().set_paused(false);
-        // It was not listened to; so its silence begins now.
-        self.heard();
+        self.registration.listen_again();
         Poll::Ready(Ok(()))
     }
 
@@ -411,8 +438,7 @@ impl<S: FrameSocket> Driver<S> {
     /// because the runtime may not have learned of it yet.
     fn expire(&mut self) -> Result<(), CloseReason> {
         let connection = self.connection();
-        let clock = self.registration.registry().clock();
-        let silence = clock.now().saturating_sub(connection.last_seen());
+        let silence = self.clock().now().saturating_sub(connection.silent_since());
         if silence < Millis::from(connection.cadence().timeout) {
             return Ok(());
         }
@@ -475,7 +501,8 @@ impl<S: FrameSocket> Future for Driver<S> {
             }
         }
         ready!(this.poll_closing(context));
-        this.drop_outbox();
+        // What was handed to the socket and not taken whole; what is still in the outbox is counted as the registration goes.
+        this.host.metrics.sends.of(SendOutcome::Dropped).inc_by(this.in_flight.frames);
         Poll::Ready(())
     }
 }

@@ -1,14 +1,15 @@
 //! Who a client is: the id from its handshake, or what its first data frame says.
 
 use std::future::poll_fn;
+use std::task::Poll;
 
 use tokio::time::Instant;
 
 use super::plain::{Meaning, meaning};
 use super::rate::Limiter;
-use super::{ConnectionSettings, FrameSocket, Inbound, SocketError};
+use super::{ConnectionSettings, FrameSocket, Inbound, SocketError, wire_limit};
 use crate::clock::Clock;
-use crate::close::CloseReason;
+use crate::close::{CloseReason, Excess};
 use crate::ids::ClientId;
 
 /// What the first data frame told.
@@ -30,12 +31,13 @@ pub(super) async fn identify(
 ) -> Result<Identified, CloseReason> {
     let deadline = Instant::now() + settings.identify_timeout;
     loop {
-        let read = poll_fn(|context| socket.poll_read(context));
-        let inbound = match tokio::time::timeout_at(deadline, read).await {
-            Err(_) => return Err(CloseReason::IdentifyTimeout),
-            Ok(Err(error)) => return Err(close_reason(error)),
-            Ok(Ok(inbound)) => inbound,
-        };
+        let read = poll_fn(|context| match socket.poll_read(context) {
+            Poll::Pending if socket.partial_bytes() > wire_limit(settings.max_message) => {
+                Poll::Ready(Err(CloseReason::RateLimited(Excess::Fragments)))
+            }
+            read => read.map_err(close_reason),
+        });
+        let inbound = tokio::time::timeout_at(deadline, read).await.map_err(|_| CloseReason::IdentifyTimeout)??;
         match inbound {
             Inbound::Ping | Inbound::Pong(_) => limiter.control(clock.uptime()).map_err(CloseReason::RateLimited)?,
             Inbound::Close(close) => return Err(closed_by_client(close)),

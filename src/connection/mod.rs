@@ -2,6 +2,7 @@
 
 mod admission;
 mod closer;
+mod deadline;
 mod driver;
 mod identify;
 mod plain;
@@ -17,6 +18,11 @@ pub use session::{Host, run};
 pub use socket::{FrameSocket, Inbound, SocketError};
 
 use std::time::Duration;
+
+/// Bytes on the wire that one message may take: one-byte fragments cost seven bytes each, and anything beyond this is empty fragments.
+const fn wire_limit(max_message: usize) -> usize {
+    max_message.saturating_mul(16).saturating_add(64 * 1024)
+}
 
 /// Which heartbeats the server sends of its own.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

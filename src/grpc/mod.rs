@@ -26,7 +26,7 @@ mod tests;
 pub use error::DOMAIN;
 pub use health::Health;
 pub use listener::{Listener, UnixSocket};
-pub use server::{ServeError, Serving, serve};
+pub use server::{MAX_CONNECTIONS, ServeError, Serving, serve};
 pub use subscribers::Subscribers;
 
 use std::sync::Arc;

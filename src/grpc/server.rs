@@ -31,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::shutdown::Closing;
 
 /// Connections served at once; more wait to be accepted. A backend needs one.
-const MAX_CONNECTIONS: usize = 1024;
+pub const MAX_CONNECTIONS: usize = 1024;
 /// Streams of one connection: a thousand subscribers may share it.
 const MAX_STREAMS: u32 = 2048;
 /// What a stream whose peer does not read may have buffered; hyper's own default is 400 KiB.

@@ -205,6 +205,24 @@ pub(crate) async fn the_oldest_go_when_there_are_too_many_bytes_and_their_reader
     assert_eq!(read_all(&*log, bounds.before_oldest).await.len(), bounds.records);
 }
 
+pub(crate) async fn a_batch_never_evicts_what_no_reader_was_shown<H: Harness>() {
+    struct Prompt(Arc<dyn Log>);
+    impl Apply for Prompt {
+        fn apply(&self, _: &[Arc<Record>]) {
+            // A reader at the head has seen all there was to see, so what follows it must still be there.
+            let bounds = self.0.bounds();
+            assert!(bounds.before_oldest <= bounds.head, "{bounds:?}");
+        }
+    }
+    let harness = H::open(Retention { max_bytes: 1 << 20, max_age: None }, Clock::default());
+    let log = harness.log();
+    for i in 0..64 {
+        log.submit(message(log.budget(), &format!("c{i}"), 64 << 10));
+    }
+    harness.commit_all(&Prompt(Arc::clone(&log)));
+    assert!(log.bounds().bytes <= 1 << 20);
+}
+
 pub(crate) async fn the_oldest_go_when_they_are_too_old<H: Harness>() {
     use std::sync::atomic::{AtomicU64, Ordering};
     let now = Arc::new(AtomicU64::new(0));
@@ -258,6 +276,7 @@ macro_rules! suite {
             readers_are_woken_by_a_commit,
             room_is_given_back_on_commit,
             the_oldest_go_when_there_are_too_many_bytes_and_their_reader_is_told,
+            a_batch_never_evicts_what_no_reader_was_shown,
             the_oldest_go_when_they_are_too_old,
             a_cursor_is_checked_against_epoch_end_and_retention,
         );

@@ -37,6 +37,8 @@ pub struct MemoryLog {
     ring: Mutex<Ring>,
     head: watch::Sender<Offset>,
     max_age: Option<Duration>,
+    /// A batch holds no more bytes, so that one cannot evict what a prompt reader has not been shown yet.
+    commit_bytes: usize,
     clock: Clock,
     metrics: Arc<Metrics>,
 }
@@ -53,6 +55,7 @@ impl MemoryLog {
             ring: Mutex::new(Ring::new(last, retention.max_bytes)),
             head: watch::Sender::new(last),
             max_age: retention.max_age,
+            commit_bytes: retention.max_bytes / 4,
             clock,
             metrics,
         }
@@ -78,7 +81,7 @@ impl MemoryLog {
 
     /// Commits one batch: orders it, keeps it, has it applied, and lets readers see it. False if nothing was submitted.
     pub fn commit(&self, applier: &dyn Apply) -> bool {
-        let entries = self.queue.take(COMMIT_RECORDS);
+        let entries = self.queue.take(COMMIT_RECORDS, self.commit_bytes);
         if entries.is_empty() {
             return false;
         }

@@ -72,10 +72,17 @@ impl SubmitQueue {
         self.filled.notify_one();
     }
 
-    /// The next batch, at most about `most` entries; a pair is not cut.
-    pub(super) fn take(&self, most: usize) -> Vec<Entry> {
+    /// The next batch, at most about `most` entries and `bytes` of payload, and at least one; a pair is not cut.
+    pub(super) fn take(&self, most: usize, bytes: usize) -> Vec<Entry> {
         let mut entries = self.entries();
-        let mut count = most.min(entries.len());
+        let (mut count, mut taken) = (0, 0);
+        for entry in entries.iter().take(most) {
+            taken += entry.event.kind.payload_len();
+            if count > 0 && taken > bytes {
+                break;
+            }
+            count += 1;
+        }
         while count > 0 && count < entries.len() && entries[count - 1].joined_to_next {
             count += 1;
         }

@@ -62,7 +62,7 @@ impl Shard {
             EventKind::HeartbeatChanged(cadence) => {
                 local.connection.set_cadence(*cadence);
                 // The new settings count from now: what was silence under the old ones is not held against the client.
-                local.connection.seen_at(now);
+                local.connection.excuse(now);
                 local.pulse.next_beat = local.pulse.next_beat.min(now + Millis::from(cadence.interval));
                 self.look_at(index, now);
             }

@@ -140,12 +140,14 @@ impl Registry {
         if_generation: Option<Generation>,
     ) -> Result<Commanded, CommandError> {
         self.command(target, if_generation, |connection| {
-            let old = connection.cadence();
+            let mut ledger = connection.ledger();
+            let old = ledger.cadence;
             let cadence =
                 Cadence { interval: interval.unwrap_or(old.interval), timeout: timeout.unwrap_or(old.timeout) };
             if cadence.timeout <= cadence.interval {
                 return Err(CommandError::Cadence { interval: cadence.interval, timeout: cadence.timeout });
             }
+            ledger.cadence = cadence;
             Ok(EventKind::HeartbeatChanged(cadence))
         })
         .await
@@ -165,17 +167,13 @@ impl Registry {
             let Some(connection) = Self::open_in(shard, target).next() else { return Err(CommandError::NotConnected) };
             check_generation(&connection, if_generation)?;
             let kind = decide(&connection)?;
-            let labels = connection.ledger().labels.clone();
+            let (labels, cadence) = {
+                let ledger = connection.ledger();
+                (ledger.labels.clone(), ledger.cadence)
+            };
             let views: Vec<_> = Self::members(shard, target)
                 .filter(|member| member.info.connection_id == connection.info().connection_id)
-                .map(|member| {
-                    let mut view = self.view(member);
-                    view.labels = labels.clone();
-                    if let EventKind::HeartbeatChanged(cadence) = kind {
-                        view.cadence = cadence;
-                    }
-                    view
-                })
+                .map(|member| ConnectionView { labels: labels.clone(), cadence, ..self.view(member) })
                 .collect();
             let room = room.take().ok_or(CommandError::LogUnavailable)?;
             let mut entry = Entry::new(self.event(&connection, labels, kind), room);

@@ -48,6 +48,8 @@ pub struct Connection {
     signals: AtomicU32,
     uncommitted: AtomicU32,
     last_seen: AtomicU64,
+    /// Silence before this is not the client's: it was not listened to, or its settings changed.
+    excused: AtomicU64,
     cadence: AtomicU64,
     ended_at: AtomicI64,
     opened: Millis,
@@ -71,10 +73,11 @@ pub struct Traffic {
 
 /// The submitting side's state, changed only under the shard's lock; its own lock is there because the borrow checker cannot
 /// see that, and is never contended.
-#[derive(Default)]
 pub(super) struct Ledger {
     /// The labels as of the newest submitted event.
     pub(super) labels: Labels,
+    /// The heartbeat settings as of the newest submitted event; those in force are the newest committed.
+    pub(super) cadence: Cadence,
     /// Why it is ending, once it is sealed.
     pub(super) ending: Option<Box<CloseReason>>,
     /// When it became SUSPECT.
@@ -113,10 +116,18 @@ impl Connection {
             signals: AtomicU32::new(0),
             uncommitted: AtomicU32::new(0),
             last_seen: AtomicU64::new(clock.now()),
+            excused: AtomicU64::new(0),
             cadence: AtomicU64::new(cadence.to_bits()),
             ended_at: AtomicI64::new(0),
             opened: clock.uptime(),
-            ledger: Mutex::new(Ledger { takeovers, ..Ledger::default() }),
+            ledger: Mutex::new(Ledger {
+                labels: Labels::NONE,
+                cadence,
+                ending: None,
+                suspect_since: 0,
+                takeovers,
+                probes: Vec::new(),
+            }),
         }
     }
 
@@ -148,15 +159,25 @@ impl Connection {
 
     /// The signals since the last time; those that happened once are cleared.
     pub fn take_signals(&self) -> u32 {
-        if self.signals.load(Ordering::Acquire) & signal::ONCE == 0 {
-            return self.signals.load(Ordering::Acquire);
+        let signals = self.signals.load(Ordering::Acquire);
+        if signals & signal::ONCE == 0 {
+            // One load: a second one might see a signal, hand it out, and leave it set to be handed out again.
+            return signals;
         }
         self.signals.fetch_and(!signal::ONCE, Ordering::AcqRel)
     }
 
-    /// Under the shard's lock, as `Suspected` is submitted; needs no wake-up.
-    pub(super) fn mark_suspect(&self) {
-        self.signals.fetch_or(signal::SUSPECT, Ordering::AcqRel);
+    /// Under the shard's lock, before `Suspected` is submitted; needs no wake-up. False if the client was heard since `silent_since`, and so is not.
+    ///
+    /// Who hears it stamps first and then looks whether it is SUSPECT; this marks it first and then looks at the stamp. In the one order of
+    /// all four (sequential consistency) one of the two sees the other.
+    pub(super) fn mark_suspect(&self, silent_since: Millis) -> bool {
+        self.signals.fetch_or(signal::SUSPECT, Ordering::SeqCst);
+        let still = self.last_seen.load(Ordering::SeqCst) <= silent_since;
+        if !still {
+            self.clear(signal::SUSPECT);
+        }
+        still
     }
 
     pub(super) fn clear(&self, signals: u32) {
@@ -166,13 +187,14 @@ impl Connection {
     /// Whether all of these are set.
     #[must_use]
     pub fn has(&self, signals: u32) -> bool {
-        self.signals.load(Ordering::Acquire) & signals == signals
+        self.signals.load(Ordering::SeqCst) & signals == signals
     }
 
     /// Says whether the driver has stopped reading because the log is behind.
     pub fn set_paused(&self, paused: bool) {
         if paused {
-            self.signals.fetch_or(signal::PAUSED, Ordering::AcqRel);
+            // Sequentially consistent with `uncommitted`, as `sub_uncommitted` is: one of the two sides sees the other.
+            self.signals.fetch_or(signal::PAUSED, Ordering::SeqCst);
         } else {
             self.clear(signal::PAUSED);
         }
@@ -186,7 +208,17 @@ impl Connection {
 
     pub(super) fn seen_at(&self, now: Millis) {
         // The newest wins: a stamp never goes back.
-        self.last_seen.fetch_max(now, Ordering::AcqRel);
+        self.last_seen.fetch_max(now, Ordering::SeqCst);
+    }
+
+    /// Since when its silence counts: since it was heard, or since it is listened to again.
+    #[must_use]
+    pub fn silent_since(&self) -> Millis {
+        self.last_seen().max(self.excused.load(Ordering::Acquire))
+    }
+
+    pub(super) fn excuse(&self, now: Millis) {
+        self.excused.fetch_max(now, Ordering::AcqRel);
     }
 
     /// The heartbeat settings in force.
@@ -202,7 +234,7 @@ impl Connection {
     /// Bytes of its messages that are submitted and not committed.
     #[must_use]
     pub fn uncommitted(&self) -> u32 {
-        self.uncommitted.load(Ordering::Acquire)
+        self.uncommitted.load(Ordering::SeqCst)
     }
 
     pub(super) fn add_uncommitted(&self, bytes: u32) {
@@ -210,7 +242,7 @@ impl Connection {
     }
 
     pub(super) fn sub_uncommitted(&self, bytes: u32) {
-        self.uncommitted.fetch_sub(bytes, Ordering::AcqRel);
+        self.uncommitted.fetch_sub(bytes, Ordering::SeqCst);
         // Only a driver that waits for this cares.
         if self.has(signal::PAUSED) {
             self.waker.wake();
@@ -254,7 +286,8 @@ impl Connection {
         let traffic = &self.traffic;
         let round_trip = traffic.round_trip_micros.load(Ordering::Relaxed);
         Stats {
-            last_seen: clock.wall_nanos_at(last_seen),
+            // The stamp is in whole milliseconds, and so may fall just before the handshake.
+            last_seen: clock.wall_nanos_at(last_seen).max(self.info.connect_time),
             round_trip: (round_trip > 0).then(|| Duration::from_micros(round_trip.into())),
             missed_heartbeats: self.cadence().missed(clock.now().saturating_sub(last_seen)),
             messages_in: traffic.messages_in.load(Ordering::Relaxed),

@@ -124,7 +124,7 @@ impl Registry {
         let entry = Entry::new(self.event(&connection, Labels::NONE, EventKind::Connected(connected)), room);
         shard.joining.entry(client_id).or_default().push(Arc::clone(&connection));
         match ended {
-            // In one batch, so that no reader ever sees the id owned twice, or by nobody.
+            // In one batch, so that no reader of the log ever sees the id owned twice, or by nobody.
             Some(ended) => self.log.submit_pair(Entry::ending(ended), entry),
             None => self.log.submit(entry),
         }

@@ -7,6 +7,7 @@ use super::{Connection, Registry, signal};
 use crate::close::CloseReason;
 use crate::event::{EventKind, Payload};
 use crate::log::Entry;
+use crate::metrics::SendOutcome;
 use crate::outbox::OutboxLimits;
 
 /// What a message costs in the allowance of uncommitted bytes beside its payload.
@@ -48,6 +49,12 @@ impl Registration {
         if self.connection.has(signal::SUSPECT) {
             self.recover(now);
         }
+    }
+
+    /// The client is listened to again, after it was not; its silence counts from now.
+    pub fn listen_again(&self) {
+        self.connection.set_paused(false);
+        self.connection.excuse(self.registry.clock.now());
     }
 
     #[cold]
@@ -111,7 +118,8 @@ impl Drop for Registration {
     fn drop(&mut self) {
         // Whoever was in charge ended it and this does nothing, or was stopped half-way (a panic, the runtime going down) and this is the end.
         self.registry.end(&self.connection, CloseReason::Internal);
-        self.connection.outbox.clear();
+        let dropped = self.connection.outbox.clear();
+        self.registry.metrics.sends.of(SendOutcome::Dropped).inc_by(dropped as u64);
     }
 }
 

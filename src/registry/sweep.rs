@@ -71,11 +71,11 @@ impl Registry {
         }
         if connection.has(signal::PAUSED) {
             // The server is not reading, so silence says nothing about the client.
-            connection.seen_at(now);
+            connection.excuse(now);
         }
+        let silent_since = connection.silent_since();
         let suspect = connection.has(signal::SUSPECT);
-        let judgement =
-            judge(&mut local.pulse, connection.cadence(), connection.last_seen(), suspect, self.settings.quiet, now);
+        let judgement = judge(&mut local.pulse, connection.cadence(), silent_since, suspect, self.settings.quiet, now);
         if judgement.beat {
             connection.signal(signal::BEAT);
         }
@@ -85,8 +85,7 @@ impl Registry {
             // The driver reads what may be waiting in the kernel before it ends anything.
             Verdict::Expire => connection.signal(signal::EXPIRE),
             Verdict::Suspect => match self.log.budget().try_reserve(0) {
-                Some(room) => {
-                    connection.mark_suspect();
+                Some(room) if connection.mark_suspect(silent_since) => {
                     let labels = {
                         let mut ledger = connection.ledger();
                         ledger.suspect_since = now;
@@ -96,7 +95,8 @@ impl Registry {
                     let kind = EventKind::Suspected { last_seen, socket_lost: false };
                     self.log.submit(Entry::new(self.event(&connection, labels, kind), room));
                 }
-                None => look_again = now + TICK,
+                // Heard just now, or no room in the log: the next sweep looks again.
+                _ => look_again = now + TICK,
             },
         }
         let due = shard.wheel.set(index, tick_at(look_again));

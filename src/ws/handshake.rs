@@ -39,12 +39,12 @@ pub(super) struct Denied {
     pub(super) outcome: Handshake,
     status: StatusCode,
     body: String,
-    header: Option<(HeaderName, HeaderValue)>,
+    headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Denied {
     fn new(outcome: Handshake, status: StatusCode, body: impl Into<String>) -> Self {
-        Self { outcome, status, body: body.into(), header: None }
+        Self { outcome, status, body: body.into(), headers: Vec::new() }
     }
 
     fn bad(body: &str) -> Self {
@@ -52,7 +52,7 @@ impl Denied {
     }
 
     fn with(mut self, name: HeaderName, value: &'static str) -> Self {
-        self.header = Some((name, HeaderValue::from_static(value)));
+        self.headers.push((name, HeaderValue::from_static(value)));
         self
     }
 
@@ -68,7 +68,7 @@ impl Denied {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
         headers.insert(CONNECTION, HeaderValue::from_static("close"));
-        if let Some((name, value)) = self.header {
+        for (name, value) in self.headers {
             headers.insert(name, value);
         }
         response
@@ -121,7 +121,10 @@ fn check_form(method: &Method, version: Version, headers: &HeaderMap) -> Result<
             StatusCode::UPGRADE_REQUIRED,
             "Sec-WebSocket-Version 13 is spoken here",
         )
-        .with(SEC_WEBSOCKET_VERSION, "13"));
+        .with(SEC_WEBSOCKET_VERSION, "13")
+        // A 426 must say what to upgrade to (RFC 9110, 15.5.22).
+        .with(UPGRADE, "websocket")
+        .with(CONNECTION, "close, Upgrade"));
     }
     let key = headers.get(SEC_WEBSOCKET_KEY).and_then(|key| STANDARD.decode(key.as_bytes()).ok());
     if key.is_none_or(|key| key.len() != 16) {

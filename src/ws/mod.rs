@@ -67,7 +67,12 @@ pub async fn serve(listener: TcpListener, server: Arc<WsServer>) {
                 let server = Arc::clone(&server);
                 let tasks = server.host.tasks.clone();
                 tasks.spawn(async move {
-                    if let Some((socket, granted)) = shake_hands(&server, stream, address).await {
+                    let shaken = tokio::select! {
+                        // A handshake that dawdles must not hold a shutdown up.
+                        () = server.host.draining.cancelled() => return,
+                        shaken = shake_hands(&server, stream, address) => shaken,
+                    };
+                    if let Some((socket, granted)) = shaken {
                         drop(slot);
                         connection::run(
                             Arc::clone(&server.host),
@@ -137,19 +142,30 @@ async fn shake_hands(
         .with_upgrades();
     let served = tokio::time::timeout(server.handshake_timeout, http).await;
     let Verdict { granted, outcome } = std::mem::take(&mut *verdict.lock().unwrap_or_else(PoisonError::into_inner));
-    let outcome = match (&granted, outcome, served) {
-        (Some(_), ..) => Handshake::Upgraded,
-        (None, Some(outcome), _) => outcome,
-        (None, None, Err(_)) => Handshake::TimedOut,
-        (None, None, Ok(Err(error))) if error.is_timeout() => Handshake::TimedOut,
-        // Opened and closed with nothing said, as health checks of load balancers do.
-        (None, None, Ok(Ok(()))) => return None,
-        (None, None, Ok(Err(_))) => Handshake::Malformed,
+    let count = |outcome| {
+        server.host.metrics.handshakes.of(outcome).inc();
     };
-    server.host.metrics.handshakes.of(outcome).inc();
-    let (granted, upgrade) = granted?;
-    let upgraded = tokio::time::timeout(server.handshake_timeout, upgrade).await.ok()?.ok()?;
+    let Some((granted, upgrade)) = granted else {
+        match (outcome, served) {
+            (Some(outcome), _) => count(outcome),
+            (None, Err(_)) => count(Handshake::TimedOut),
+            (None, Ok(Err(error))) if error.is_timeout() => count(Handshake::TimedOut),
+            (None, Ok(Err(_))) => count(Handshake::Malformed),
+            // Opened and closed with nothing said, as health checks of load balancers do.
+            (None, Ok(Ok(()))) => {}
+        }
+        return None;
+    };
+    let upgraded = match tokio::time::timeout(server.handshake_timeout, upgrade).await {
+        Ok(Ok(upgraded)) => upgraded,
+        // The answer could not be written, or not in time.
+        _ => {
+            count(Handshake::TimedOut);
+            return None;
+        }
+    };
     let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+    count(Handshake::Upgraded);
     let max_message = server.host.settings.max_message;
     Some((WsSocket::new(parts.io.into_inner(), parts.read_buf, max_message), granted))
 }

@@ -29,6 +29,13 @@ const MAX_HEADER: usize = 10;
 /// A masked control frame of `n` bytes takes `n` and these on the wire (RFC 6455, 5.2).
 const CONTROL_OVERHEAD: usize = 6;
 
+/// A message over this has grown the read buffer to its size.
+const LARGE_MESSAGE: usize = 4 * 1024;
+
+/// The bytes that may wait in the machine: a Close or a Pong with the largest payload, and some. With a Pong waiting the next one
+/// replaces it, so a client that pings and does not read costs no more.
+const MACHINE_BUFFER: usize = 512;
+
 /// A stream under a WebSocket.
 pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Whether bytes (or the end) wait to be read, asked of the kernel and not of the runtime, which may not know yet.
@@ -58,19 +65,70 @@ pub struct WsSocket<S> {
     out: Vec<u8>,
     written: usize,
     partial: usize,
+    /// Bytes that have arrived, less the least that the messages handed out took on the wire. When 0, the read buffer is empty for certain.
+    surplus: usize,
     active: bool,
+    /// A large message has grown the read buffer.
+    grown: bool,
+}
+
+/// What a masked data frame of so many bytes takes on the wire at the least (RFC 6455, 5.2).
+const fn wire_size(payload: usize) -> usize {
+    let length = match payload {
+        0..=125 => 0,
+        126..=65_535 => 2,
+        _ => 8,
+    };
+    CONTROL_OVERHEAD + length + payload
+}
+
+fn machine(read_ahead: Vec<u8>, max_message: usize) -> WebSocketContext {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(0)
+        .max_write_buffer_size(MACHINE_BUFFER)
+        .max_message_size(Some(max_message))
+        .max_frame_size(Some(max_message));
+    WebSocketContext::from_partially_read(read_ahead, Role::Server, Some(config))
 }
 
 impl<S: Wire> WsSocket<S> {
     /// Over a stream whose handshake is done; `read_ahead` is what came after it and was read already.
     pub fn new(stream: S, read_ahead: Bytes, max_message: usize) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .write_buffer_size(0)
-            .max_message_size(Some(max_message))
-            .max_frame_size(Some(max_message));
-        let machine = WebSocketContext::from_partially_read(read_ahead.to_vec(), Role::Server, Some(config));
-        Self { stream, machine, out: Vec::new(), written: 0, partial: read_ahead.len(), active: false }
+        let ahead = read_ahead.len();
+        Self {
+            stream,
+            machine: machine(read_ahead.to_vec(), max_message),
+            out: Vec::new(),
+            written: 0,
+            partial: ahead,
+            surplus: ahead,
+            active: false,
+            grown: false,
+        }
+    }
+
+    /// Notes a whole data message.
+    fn whole(&mut self, payload: usize) {
+        self.partial = 0;
+        self.surplus = self.surplus.saturating_sub(wire_size(payload));
+        self.grown |= payload > LARGE_MESSAGE;
+    }
+
+    /// Notes a control frame; it may stand between the fragments of a message.
+    fn control(&mut self, payload: usize) {
+        self.partial = self.partial.saturating_sub(CONTROL_OVERHEAD + payload);
+        self.surplus = self.surplus.saturating_sub(CONTROL_OVERHEAD + payload);
+    }
+
+    /// Gives back a read buffer that a large message has grown: the machine would keep it for the life of the connection. A new machine takes over
+    /// where the old one has nothing in it, neither read nor to be written.
+    fn shrink(&mut self, context: &mut Context<'_>) {
+        let idle = self.surplus == 0 && matches!(self.poll_flush_machine(context), Poll::Ready(Ok(())));
+        if idle && let Some(max_message) = self.machine.get_config().max_message_size {
+            self.machine = machine(Vec::new(), max_message);
+            self.grown = false;
+        }
     }
 
     /// Runs the machine with the stream made to look like blocking I/O that would block.
@@ -84,6 +142,7 @@ impl<S: Wire> WsSocket<S> {
         let result = run(&mut self.machine, &mut stream);
         let read = stream.read;
         self.partial += read;
+        self.surplus += read;
         self.active |= read > 0;
         result
     }
@@ -105,24 +164,29 @@ impl<S: Wire> FrameSocket for WsSocket<S> {
         });
         let message = match read {
             Ok(message) => message,
-            Err(error) => return error_of(error).map(Err),
+            Err(error) => {
+                let error = error_of(error);
+                if error.is_pending() && self.grown {
+                    self.shrink(context);
+                }
+                return error.map(Err);
+            }
         };
-        let control = |partial: usize, payload: &[u8]| partial.saturating_sub(CONTROL_OVERHEAD + payload.len());
         Poll::Ready(Ok(match message {
             Message::Text(text) => {
-                self.partial = 0;
+                self.whole(text.len());
                 Inbound::Text(text.into())
             }
             Message::Binary(bytes) => {
-                self.partial = 0;
+                self.whole(bytes.len());
                 Inbound::Binary(bytes)
             }
             Message::Ping(payload) => {
-                self.partial = control(self.partial, &payload);
+                self.control(payload.len());
                 Inbound::Ping
             }
             Message::Pong(payload) => {
-                self.partial = control(self.partial, &payload);
+                self.control(payload.len());
                 Inbound::Pong(payload)
             }
             Message::Close(close) => Inbound::Close(close.map(|close| (close.code.into(), close.reason.to_string()))),

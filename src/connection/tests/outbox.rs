@@ -303,7 +303,8 @@ async fn pongs_and_beats_fall_between_frames_never_inside_them() {
             }
         }
     }
-    assert!(pings > 190 && pongs > 190, "{pings} {pongs}");
+    // A Ping a second; the probes are content with the Pong that is awaited already.
+    assert!(pings >= 5 && pongs > 190, "{pings} {pongs}");
     drop(raw);
     world.rests().await;
 }

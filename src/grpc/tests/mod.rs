@@ -295,7 +295,7 @@ fn text(bytes: &str) -> crate::event::Payload {
 /// Does what a driver does with what waits: takes it, and tells that it was written. Answers the payloads.
 fn write_out(registration: &Registration) -> Vec<bytes::Bytes> {
     let outbox = &registration.connection().outbox;
-    let frames = std::iter::from_fn(|| outbox.pop(Instant::now()));
+    let frames = std::iter::from_fn(|| outbox.pop(Instant::now()).0);
     let written = frames.map(|frame| {
         if let Some(receipt) = frame.receipt {
             let _ = receipt.send(Written::Yes);

@@ -195,7 +195,7 @@ async fn a_cancelled_stream_is_gone_and_a_stopping_node_ends_an_open_one() {
     let (requests, outcomes) = open(&rig).await;
     push(&requests, vec![tagged(1, SendRequest { receipt: Stage::Written.into(), ..hello("alice") })]).await;
     eventually("a frame waits", || alice.connection().outbox.depth().0 == 1).await;
-    let frame = alice.connection().outbox.pop(Instant::now()).expect("a frame");
+    let frame = alice.connection().outbox.pop(Instant::now()).0.expect("a frame");
     let receipt = frame.receipt.expect("a receipt is awaited");
     assert!(!receipt.is_closed());
     drop((requests, outcomes));
