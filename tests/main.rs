@@ -2,4 +2,7 @@
 
 #![allow(unreachable_pub, reason = "one binary")]
 
+mod architecture;
+mod frames;
+mod handshake;
 mod harness;
