@@ -7,7 +7,7 @@ use heartwire::pb::connection_service_client::ConnectionServiceClient;
 use heartwire::pb::event_service_client::EventServiceClient;
 use heartwire::pb::message_service_client::MessageServiceClient;
 use heartwire::pb::node_service_client::NodeServiceClient;
-use tonic::transport::Channel;
+use tonic::transport::{Channel, Endpoint};
 
 use super::{Client, Events, client, client_target};
 
@@ -35,6 +35,12 @@ impl Backend {
     /// The same node over a channel of its own.
     pub fn another(&self) -> Self {
         Self { channel: self.another_channel(), ..self.clone() }
+    }
+
+    /// The same over a channel whose streams take no more than 64 KiB that nobody reads; hyper's clients take 2 MiB.
+    pub fn another_with_small_windows(&self) -> Self {
+        let endpoint = endpoint(&self.grpc.to_string()).initial_stream_window_size(65_535);
+        Self { channel: endpoint.connect_lazy(), ..self.clone() }
     }
 
     pub fn connections(&self) -> ConnectionServiceClient<Channel> {
@@ -154,9 +160,11 @@ impl Backend {
 
 /// A channel to `host:port` or `unix:/path`, connected when it is first used.
 pub fn channel(address: &str) -> Channel {
+    endpoint(address).connect_lazy()
+}
+
+fn endpoint(address: &str) -> Endpoint {
     let uri = if address.starts_with("unix:") { address.to_owned() } else { format!("http://{address}") };
-    tonic::transport::Endpoint::from_shared(uri)
-        .expect("a good address")
-        .origin("http://localhost".parse().expect("a good uri"))
-        .connect_lazy()
+    let origin = "http://localhost".parse().expect("a good uri");
+    Endpoint::from_shared(uri).expect("a good address").origin(origin)
 }

@@ -51,6 +51,11 @@ impl Client {
         }
     }
 
+    /// Reads, and so answers Pings, until the socket ends.
+    pub async fn socket_until_end(&mut self) {
+        while let Some(Ok(_)) = self.socket.next().await {}
+    }
+
     /// Reads until the server's Close: its code and reason.
     pub async fn closed(&mut self) -> (u16, String) {
         loop {

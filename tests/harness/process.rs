@@ -131,7 +131,14 @@ impl Process {
 
 /// Runs the binary to its end, at most for ten seconds: exit code, standard output, standard error.
 pub async fn run(args: &[&str]) -> (Option<i32>, String, String) {
-    let output = tokio::time::timeout(SOON, command().args(args).output()).await.expect("it ends soon").expect("runs");
+    let mut command = command();
+    command.args(args);
+    run_by(command).await
+}
+
+/// The same by a command of the caller's.
+pub async fn run_by(mut command: Command) -> (Option<i32>, String, String) {
+    let output = tokio::time::timeout(SOON, command.output()).await.expect("it ends soon").expect("runs");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
     (output.status.code(), text(output.stdout), text(output.stderr))
 }
