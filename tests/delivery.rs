@@ -113,6 +113,23 @@ async fn what_was_accepted_before_a_disconnect_comes_before_the_close() {
 }
 
 #[tokio::test]
+async fn what_waits_in_the_outbox_at_a_disconnect_is_written_before_the_close() {
+    let node = Node::with(|config| config.limits.outbox_bytes = ByteSize::kib(256)).await;
+    let mut events = node.events().await;
+    let (mut alice, _) = node.connect_seen("alice", &mut events).await;
+    // Until the kernel takes no more and the outbox is full.
+    let mut accepted = 0;
+    while send(&node, text("alice", format!("{accepted:04}{}", "x".repeat(60_000)))).await.is_ok() {
+        accepted += 1;
+    }
+    node.disconnect("alice", 4001, "enough").await.expect("answers");
+    for n in 0..accepted {
+        assert!(alice.next_text().await.starts_with(&format!("{n:04}")), "{n} of {accepted}");
+    }
+    assert_eq!(alice.closed().await, (4001, "enough".to_owned()));
+}
+
+#[tokio::test]
 async fn a_broadcast_reaches_everyone_or_those_whose_labels_match() {
     let node = Node::start().await;
     let mut events = node.events().await;
