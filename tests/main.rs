@@ -2,4 +2,16 @@
 
 #![allow(unreachable_pub, reason = "one binary")]
 
+mod architecture;
+mod commands;
+mod delivery;
+mod events;
+mod frames;
+mod handshake;
 mod harness;
+mod limits;
+mod liveness;
+mod plain_protocol;
+mod process;
+mod shutdown;
+mod takeover;

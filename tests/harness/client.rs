@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
@@ -49,6 +49,11 @@ impl Client {
             Some(Message::Text(text)) => text.to_string(),
             other => panic!("not a text: {other:?}"),
         }
+    }
+
+    /// Reads, and so answers Pings, until the socket ends.
+    pub async fn socket_until_end(&mut self) {
+        while let Some(Ok(_)) = self.socket.next().await {}
     }
 
     /// Reads until the server's Close: its code and reason.
@@ -126,18 +131,24 @@ pub fn frame(first_byte: u8, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
+/// A frame of the server: its first byte and its payload. None at the end of the stream.
+pub async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> Option<(u8, Vec<u8>)> {
+    let first = stream.read_u8().await.ok()?;
+    let length = match stream.read_u8().await.ok()? {
+        126 => stream.read_u16().await.ok()? as usize,
+        127 => stream.read_u64().await.ok()? as usize,
+        length => length as usize,
+    };
+    let mut payload = vec![0; length];
+    stream.read_exact(&mut payload).await.ok()?;
+    Some((first, payload))
+}
+
 /// Reads frames of the server until its Close: the code. None if the stream ends without one.
-pub async fn raw_close_code(stream: &mut TcpStream) -> Option<u16> {
+pub async fn raw_close_code(stream: &mut (impl AsyncRead + Unpin)) -> Option<u16> {
     let read = async {
         loop {
-            let first = stream.read_u8().await.ok()?;
-            let length = match stream.read_u8().await.ok()? {
-                126 => stream.read_u16().await.ok()? as usize,
-                127 => stream.read_u64().await.ok()? as usize,
-                length => length as usize,
-            };
-            let mut payload = vec![0; length];
-            stream.read_exact(&mut payload).await.ok()?;
+            let (first, payload) = read_frame(stream).await?;
             if first == 0x88 {
                 return Some(u16::from_be_bytes([*payload.first()?, *payload.get(1)?]));
             }

@@ -54,7 +54,7 @@ impl Events {
         let event = self.next().await;
         match event.kind.clone() {
             Some(Kind::Connected(connected)) => (event, connected),
-            other => panic!("not Connected: {other:?}"),
+            other => panic!("not Connected: {}", brief(&other)),
         }
     }
 
@@ -63,7 +63,7 @@ impl Events {
         let event = self.next().await;
         match event.kind.clone() {
             Some(Kind::Disconnected(end)) => (event, end),
-            other => panic!("not Disconnected: {other:?}"),
+            other => panic!("not Disconnected: {}", brief(&other)),
         }
     }
 
@@ -84,12 +84,12 @@ impl Events {
             Some(Kind::MessageReceived(pb::MessageReceived {
                 payload: Some(pb::message_received::Payload::Text(text)),
             })) => (event, text),
-            other => panic!("not a text message: {other:?}"),
+            other => panic!("not a text message: {}", brief(&other)),
         }
     }
 
     /// Reads on until the stream ends: the events and how it ended.
-    pub async fn to_the_end(&mut self) -> (Vec<pb::Event>, Result<(), tonic::Status>) {
+    pub async fn until_its_end(&mut self) -> (Vec<pb::Event>, Result<(), tonic::Status>) {
         let mut events: Vec<_> = self.waiting.drain(..).map(|(event, _)| event).collect();
         loop {
             match self.response().await {
@@ -99,4 +99,9 @@ impl Events {
             }
         }
     }
+}
+
+/// Enough of something to know it by.
+fn brief(what: &impl std::fmt::Debug) -> String {
+    format!("{what:?}").chars().take(300).collect()
 }

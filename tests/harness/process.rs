@@ -7,15 +7,22 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 
-use super::SOON;
+use super::backend::{Backend, channel};
+use super::{SOON, eventually};
 
 /// A running `heartwire serve` on free loopback ports; killed when dropped.
 pub struct Process {
     pub child: Child,
     pub banner: String,
-    pub ws: SocketAddr,
-    pub grpc: SocketAddr,
-    pub admin: SocketAddr,
+    pub backend: Backend,
+}
+
+impl std::ops::Deref for Process {
+    type Target = Backend;
+
+    fn deref(&self) -> &Backend {
+        &self.backend
+    }
 }
 
 /// The binary under test, with no configuration from the environment of whoever runs the tests.
@@ -37,10 +44,14 @@ impl Process {
     }
 
     /// The same by a command of the caller's that runs the binary.
-    pub async fn start_by(mut command: Command, settings: &[&str]) -> Self {
-        for listen in ["--ws-listen", "--grpc-listen", "--admin-listen"] {
-            command.args([listen, "127.0.0.1:0"]);
-        }
+    pub async fn start_by(command: Command, settings: &[&str]) -> Self {
+        Self::start_on(command, "127.0.0.1:0", settings).await
+    }
+
+    /// The same with gRPC on another address.
+    pub async fn start_on(mut command: Command, grpc: &str, settings: &[&str]) -> Self {
+        command.args(["--ws-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--grpc-listen", grpc]);
+        command.args(["--set", "telemetry.log=error"]);
         for setting in settings {
             command.args(["--set", setting]);
         }
@@ -56,17 +67,56 @@ impl Process {
             }
         };
         tokio::time::timeout(SOON, read).await.expect("a banner soon");
-        let after = |mark: &str| {
+        let after = |mark: &str, ends: &[char]| {
             let rest = &banner[banner.find(mark).expect("an address") + mark.len()..];
-            rest.split([',', '/', '\n', ' ']).next().and_then(|address| address.parse().ok()).expect("an address")
+            rest.split(ends).next().expect("an address").to_owned()
         };
-        let (ws, grpc, admin) = (after("ws://"), after("gRPC on "), after("http://"));
-        Self { child, banner, ws, grpc, admin }
+        let address = |mark| after(mark, &[',', '/', '\n', ' ']).parse().expect("an address");
+        let (ws, admin, grpc) = (address("ws://"), address("http://"), after("gRPC on ", &[',']));
+        let none = SocketAddr::from(([0, 0, 0, 0], 0));
+        let backend = Backend { ws, grpc: grpc.parse().unwrap_or(none), admin, channel: channel(&grpc) };
+        Self { child, banner, backend }
     }
 
-    /// Sends a signal by its number.
+    /// The process id; for as long as it runs.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("runs")
+    }
+
+    /// Bytes of memory that are resident.
+    pub fn resident(&self) -> usize {
+        let pages = std::fs::read_to_string(format!("/proc/{}/statm", self.id())).expect("runs");
+        pages.split(' ').nth(1).and_then(|pages| pages.parse::<usize>().ok()).expect("a number") * 4096
+    }
+
+    /// Processor time used so far; the kernel counts in hundredths of a second (proc(5), USER_HZ).
+    pub fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).expect("runs");
+        // What is before the last parenthesis may have spaces in it; after it come the state and ten more, then utime and stime.
+        let after = stat.rsplit(") ").next().expect("fields");
+        let ticks: u64 = after.split(' ').skip(11).take(2).map(|ticks| ticks.parse::<u64>().expect("a number")).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// How many descriptors it has open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.id())).expect("runs").count()
+    }
+
+    /// Stops it with SIGSTOP and waits until it stands still.
+    pub async fn freeze(&self) {
+        self.signal("STOP");
+        let path = format!("/proc/{}/stat", self.id());
+        eventually("it stands still", || async {
+            let stat = std::fs::read_to_string(&path).expect("runs");
+            stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('T')).then_some(())
+        })
+        .await;
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
     pub fn signal(&self, name: &str) {
-        let id = self.child.id().expect("runs").to_string();
+        let id = self.id().to_string();
         let sent = std::process::Command::new("kill").args([&format!("-{name}"), &id]).status().expect("kill is there");
         assert!(sent.success());
     }
@@ -77,4 +127,18 @@ impl Process {
             tokio::time::timeout(limit, self.child.wait()).await.expect("it ends in time").expect("waited for");
         status.code()
     }
+}
+
+/// Runs the binary to its end, at most for ten seconds: exit code, standard output, standard error.
+pub async fn run(args: &[&str]) -> (Option<i32>, String, String) {
+    let mut command = command();
+    command.args(args);
+    run_by(command).await
+}
+
+/// The same by a command of the caller's.
+pub async fn run_by(mut command: Command) -> (Option<i32>, String, String) {
+    let output = tokio::time::timeout(SOON, command.output()).await.expect("it ends soon").expect("runs");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+    (output.status.code(), text(output.stdout), text(output.stderr))
 }
