@@ -117,8 +117,10 @@ async fn with_streams_of_every_kind_open_serving_ends_without_the_deadline() {
     let never = tokio_stream::pending::<tonic_reflection::pb::v1::ServerReflectionRequest>();
     let reflecting =
         tokio::spawn(async move { reflection.server_reflection_info(never).await?.into_inner().message().await });
+    let began = Instant::now();
     rig.closing.end_after(rig.head());
     assert_error(&subscribed.error().await, Code::Unavailable, "SHUTTING_DOWN");
+    assert!(began.elapsed() < Duration::from_secs(5), "not woken by the news, but by its next bookmark");
     assert_error(&health.message().await.expect_err("ended"), Code::Unavailable, "SHUTTING_DOWN");
     rig.stop.cancel();
     let serving = rig.serving.take().expect("served");
