@@ -6,6 +6,7 @@ Prints a line for each check and `N passed, M failed` at the end; the exit code 
 """
 
 import argparse
+import importlib
 import sys
 import tempfile
 from pathlib import Path
@@ -35,6 +36,12 @@ def _checks(report: Report, arguments: argparse.Namespace, work: Path) -> None:
     grpcurl_checks.run_unix(report, binary, work)
     with Server(binary, work / "drain.log") as server:
         grpcurl_checks.run_drain(report, server)
+    stubs = work / "stubs"
+    stubs.mkdir()
+    protos.generate(ROOT / "proto", stubs)
+    # Only now: the modules that use the stubs can be imported once these exist.
+    sys.path.append(str(stubs))
+    importlib.import_module("python_checks").run(report, binary, work, elements)
 
 
 def _arguments() -> argparse.Namespace:
