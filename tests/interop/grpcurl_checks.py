@@ -1,13 +1,12 @@
 """What somebody who has only grpcurl can see and do."""
 
-import os
 import shlex
-import subprocess
 from pathlib import Path
 from typing import Any
 
+import shell
 import websocket
-from grpcurl import CALL_TIMEOUT, Grpcurl, documents, find
+from grpcurl import DEADLINE_EXCEEDED, Grpcurl, documents
 from protos import Element
 from report import Report, equal, expect
 from server import Server
@@ -214,10 +213,7 @@ def _says_written(text: str) -> None:
 
 
 def _shell(line: str, may_time_out: bool = False) -> str:
-    """Runs a line as it is written in the documentation."""
-    environment = os.environ | {"PATH": f"{Path(find()).parent}:{os.environ['PATH']}"}
-    done = subprocess.run(
-        ["bash", "-c", line], stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=CALL_TIMEOUT, env=environment
-    )
-    expect(done.returncode == 0 or may_time_out, f"{line} exits with {done.returncode}: {done.stderr}")
+    done = shell.run(line)
+    ends_well = done.returncode == 0 or (may_time_out and done.returncode == DEADLINE_EXCEEDED)
+    expect(ends_well, f"{line} exits with {done.returncode}: {done.stderr}")
     return done.stdout
