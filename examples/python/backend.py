@@ -1,21 +1,21 @@
 """A small backend: it prints who comes and goes, and echoes what the clients say.
 
     pip install grpcio grpcio-tools
-    python -m grpc_tools.protoc -I proto --python_out=examples/python --grpc_python_out=examples/python \
-        proto/heartwire/v1/*.proto
-    python examples/python/backend.py
+    cd examples/python
+    python -m grpc_tools.protoc -I ../../proto --python_out=. --grpc_python_out=. ../../proto/heartwire/v1/*.proto
+    python backend.py
 
 Stop it, let clients come, go and talk, start it again: it goes on where it stopped.
 """
 
 import argparse
 import json
-import os
 import time
 from pathlib import Path
 
 import grpc
-from heartwire.v1 import event_service_pb2, event_service_pb2_grpc, message_service_pb2, message_service_pb2_grpc, types_pb2
+from heartwire.v1 import event_service_pb2, event_service_pb2_grpc, types_pb2
+from heartwire.v1 import message_service_pb2, message_service_pb2_grpc
 
 # After these the same can be tried again. Others are faults of this program.
 PASSING = ("UNAVAILABLE", "ABORTED", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")
@@ -36,8 +36,7 @@ class Backend:
             request = event_service_pb2.SubscribeRequest(snapshot=event_service_pb2.SnapshotStart())
             before, online = saved["online"], {}  # Whoever is connected is told again.
         else:
-            request = event_service_pb2.SubscribeRequest(cursor=saved["cursor"])
-            before, online = {}, saved["online"]
+            request, before, online = event_service_pb2.SubscribeRequest(cursor=saved["cursor"]), {}, saved["online"]
         for response in self.events.Subscribe(request):
             for event in response.events:
                 self.handle(event, online, before)
@@ -46,11 +45,11 @@ class Backend:
             for client_id in before.keys() - online.keys():
                 print(f"- {client_id}: left unseen", flush=True)
             before = {}  # The snapshot, if it was one, is complete.
-            # Both in one file, so that they always fit each other. Dying before this line means that the
-            # batch comes again: everything is handled at least once.
+            # Both in one file, so that they fit each other. Dying before this line means that the batch comes
+            # again: everything is handled at least once.
             new = self.file.with_suffix(".new")
             new.write_text(json.dumps({"cursor": response.cursor, "online": online}))
-            os.replace(new, self.file)
+            new.replace(self.file)
 
     def handle(self, event: event_service_pb2.Event, online: dict[str, int], before: dict[str, int]) -> None:
         kind = event.WhichOneof("kind")
@@ -66,7 +65,7 @@ class Backend:
             self.answer(event, f"echo: {event.message_received.text}")
 
     def answer(self, event: event_service_pb2.Event, text: str) -> None:
-        target = types_pb2.Target(connection_id=event.connection_id)  # Not a newer connection of that id.
+        target = types_pb2.Target(connection_id=event.connection_id)  # Not a newer one of that client id.
         try:
             self.messages.Send(message_service_pb2.SendRequest(target=target, text=text), timeout=5)
         except grpc.RpcError as error:
@@ -77,11 +76,11 @@ class Backend:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description="Echoes what clients say.")
     parser.add_argument("--address", default="127.0.0.1:50051")
     parser.add_argument("--state", type=Path, default=Path("backend.json"), help="keeps the cursor and who is online")
-    arguments = parser.parse_args()
-    backend = Backend(grpc.insecure_channel(arguments.address, CHANNEL_OPTIONS), arguments.state)
+    options = parser.parse_args()
+    backend = Backend(grpc.insecure_channel(options.address, CHANNEL_OPTIONS), options.state)
     snapshot = False
     while True:
         try:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
-import grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 from heartwire.v1 import (
@@ -17,6 +16,7 @@ from heartwire.v1 import (
     node_service_pb2_grpc,
 )
 
+import grpc
 from report import CheckFailed, equal, expect
 
 CALL_TIMEOUT = 10.0
@@ -26,8 +26,8 @@ EVENT_TIMEOUT = 5.0
 class Backend:
     """Stubs of the four services over one channel. Use it in a `with`."""
 
-    def __init__(self, address: str) -> None:
-        self.channel = grpc.insecure_channel(address)
+    def __init__(self, address: str, *options: tuple[str, str]) -> None:
+        self.channel = grpc.insecure_channel(address, options)
         # Full names of the methods called, to tell at the end which one was forgotten.
         self.called: set[str] = set()
         noted = grpc.intercept_channel(self.channel, _Note(self.called))
@@ -91,9 +91,7 @@ class Subscription:
             self._events.put(error)
 
 
-class _Note(
-    grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamStreamClientInterceptor
-):  # type: ignore[misc]
+class _Note(grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamStreamClientInterceptor):
     """Notes the method of each call, and gives the unary ones a deadline."""
 
     def __init__(self, called: set[str]) -> None:
@@ -107,14 +105,12 @@ class _Note(
         self._called.add(details.method)
         return continuation(details, request)
 
-    def intercept_stream_stream(
-        self, continuation: Callable[..., Any], details: Any, requests: Iterator[Any]
-    ) -> Any:
+    def intercept_stream_stream(self, continuation: Callable[..., Any], details: Any, requests: Iterator[Any]) -> Any:
         self._called.add(details.method)
         return continuation(details, requests)
 
 
-def expect_error(call: Callable[[], Any], code: grpc.StatusCode, reason: str) -> error_details_pb2.ErrorInfo:
+def expect_error(call: Callable[[], Any], code: grpc.StatusCode, reason: str) -> None:
     """The call must fail with this code and one ErrorInfo with this reason."""
     try:
         answer = call()
@@ -122,8 +118,9 @@ def expect_error(call: Callable[[], Any], code: grpc.StatusCode, reason: str) ->
         equal(error.code(), code, f"the code of {error.details()!r}")
         status = rpc_status.from_call(error)
         expect(status is not None, f"no details in {error.details()!r}")
-        infos = [error_details_pb2.ErrorInfo() for _ in status.details]
-        found = [info for info, detail in zip(infos, status.details, strict=True) if detail.Unpack(info)]
-        equal([(info.domain, info.reason) for info in found], [("heartwire", reason)], "domain and reason")
-        return found[0]
+        infos = [detail for detail in status.details if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR)]
+        equal(len(infos), 1, "the number of ErrorInfo")
+        info = error_details_pb2.ErrorInfo.FromString(infos[0].value)
+        equal((info.domain, info.reason), ("heartwire", reason), "domain and reason")
+        return
     raise CheckFailed(f"the call does not fail with {reason}, it answers {answer!r:.300}")

@@ -49,7 +49,9 @@ def run_backend(report: Report, binary: Path, work: Path) -> None:
             with Program(work, server.grpc, state) as program:
                 program.expect_line("! OUT_OF_RANGE: ")
                 program.expect_line("+ dave from 127.0.0.1:")
-                equal({program.line(), program.line()}, {"- alice: left unseen", "- carol: left unseen"}, "what it says")
+                equal(
+                    {program.line(), program.line()}, {"- alice: left unseen", "- carol: left unseen"}, "what it says"
+                )
                 dave.send("four")
                 websocket.expect_message(dave, "echo: four")
 

@@ -36,7 +36,9 @@ class Grpcurl:
         # On stdin, because one argument cannot be longer than 128 KiB on Linux.
         data = () if request is None else ("-d", "@")
         command = [self._program, *self._options, *flags, *data, self._address, *arguments]
-        done = subprocess.run(command, input=request or "", capture_output=True, text=True, timeout=CALL_TIMEOUT)
+        done = subprocess.run(
+            command, input=request or "", capture_output=True, text=True, timeout=CALL_TIMEOUT, check=False
+        )
         return Outcome(done.returncode, done.stdout, done.stderr)
 
     def text(self, *arguments: str) -> str:

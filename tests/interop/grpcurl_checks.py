@@ -4,6 +4,8 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+from websockets.sync.connection import Connection
+
 import shell
 import websocket
 from grpcurl import DEADLINE_EXCEEDED, Grpcurl, documents
@@ -54,7 +56,10 @@ def run_unix(report: Report, binary: Path, work: Path) -> None:
             expect(NODE in grpcurl.text("list").split(), f"{NODE} is not listed")
         with report.check("grpcurl -unix GetNode"):
             expect(grpcurl.call(f"{NODE}/GetNode").get("headCursor"), "no head cursor")
-        with report.check("grpcurl, the line that the banner gives for a Unix socket"), websocket.connect(server.ws, "alice"):
+        with (
+            report.check("grpcurl, the line that the banner gives for a Unix socket"),
+            websocket.connect(server.ws, "alice"),
+        ):
             _says_written(_shell(server.try_send))
 
 
@@ -105,7 +110,9 @@ def _connections(report: Report, grpcurl: Grpcurl) -> None:
         for service in ("", CONNECTIONS, EVENTS, MESSAGES, NODE):
             equal(grpcurl.call("grpc.health.v1.Health/Check", {"service": service}), {"status": "SERVING"}, "health")
     with report.check("grpcurl ListConnections"):
-        (listed,) = grpcurl.call(f"{CONNECTIONS}/ListConnections", {"filter": {"client_id_prefix": "al"}})["connections"]
+        (listed,) = grpcurl.call(f"{CONNECTIONS}/ListConnections", {"filter": {"client_id_prefix": "al"}})[
+            "connections"
+        ]
         equal(listed["clientId"], "alice", "the client id")
         equal(listed["state"], "CONNECTION_STATE_ALIVE", "the state")
         equal(listed["heartbeat"], {"interval": "30s", "timeout": "60s"}, "the heartbeat")
@@ -132,7 +139,7 @@ def _connections(report: Report, grpcurl: Grpcurl) -> None:
         expect(result["roundTripTime"].endswith("s"), "no round trip time")
 
 
-def _messages(report: Report, grpcurl: Grpcurl, server: Server, alice: websocket.ClientConnection) -> None:
+def _messages(report: Report, grpcurl: Grpcurl, server: Server, alice: Connection) -> None:
     with report.check("grpcurl Send, as documented"):
         request = '{"target":{"client_id":"alice"},"text":"hi","receipt":"STAGE_WRITTEN"}'
         _says_written(_shell(f"grpcurl -plaintext -d {shlex.quote(request)} {server.grpc} {MESSAGES}/Send"))
@@ -172,7 +179,9 @@ def _events(report: Report, grpcurl: Grpcurl, server: Server) -> None:
     with report.check("grpcurl Subscribe from the beginning tells everything in order"):
         answers = grpcurl.stream(f"{EVENTS}/Subscribe", {"beginning": {}}, max_time=1.5)
         events = [event for answer in answers for event in answer.get("events", [])]
-        kinds = [kind for event in events for kind in ("connected", "labelsChanged", "heartbeatChanged") if kind in event]
+        kinds = [
+            kind for event in events for kind in ("connected", "labelsChanged", "heartbeatChanged") if kind in event
+        ]
         equal(kinds, ["connected", "labelsChanged", "heartbeatChanged"], "the kinds")
 
 
@@ -193,7 +202,7 @@ def _errors(report: Report, grpcurl: Grpcurl) -> None:
             _reason(status, "NOT_IMPLEMENTED")
 
 
-def _disconnect(report: Report, grpcurl: Grpcurl, alice: websocket.ClientConnection) -> None:
+def _disconnect(report: Report, grpcurl: Grpcurl, alice: Connection) -> None:
     with report.check("grpcurl Disconnect"):
         answer = grpcurl.call(f"{CONNECTIONS}/Disconnect", {"target": ALICE, "code": 4000, "reason": "enough"})
         equal(len(answer["connectionIds"]), 1, "the number of connections ended")

@@ -4,18 +4,26 @@ import time
 from pathlib import Path
 from typing import Any
 
-import grpc
 from google.protobuf.duration_pb2 import Duration
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2
 from heartwire.v1 import (
     connection_service_pb2 as connections_pb2,
+)
+from heartwire.v1 import (
     event_service_pb2 as events_pb2,
+)
+from heartwire.v1 import (
     message_service_pb2 as messages_pb2,
+)
+from heartwire.v1 import (
     node_service_pb2 as node_pb2,
+)
+from heartwire.v1 import (
     types_pb2,
 )
 
+import grpc
 import websocket
 from backend import CALL_TIMEOUT, EVENT_TIMEOUT, Backend, Subscription, expect_error
 from protos import Element
@@ -29,7 +37,9 @@ def run(report: Report, binary: Path, work: Path, elements: list[Element]) -> No
     with Server(binary, work / "python.log") as server, Backend(server.grpc) as backend:
         _reflection(report, backend, elements)
         _health(report, backend, elements)
-        _life(report, server, backend)
+        _presence(report, server, backend)
+        _commands(report, server, backend)
+        _endings(report, server, backend)
         _messages(report, server, backend)
         _labels(report, server, backend)
         _cursors(report, server, backend)
@@ -39,6 +49,7 @@ def run(report: Report, binary: Path, work: Path, elements: list[Element]) -> No
         with report.check("python: every method was called"):
             methods = {"/{}/{}".format(*e.name.rsplit(".", 1)) for e in elements if e.kind == "method"}
             equal(methods - backend.called, set(), "what was not called")
+    _unix(report, binary, work)
     # `text`, so that no Ping is sent: this library would answer it and so prove itself alive.
     options = (*FAST_HEARTBEAT, "--set", "heartbeat.server=text")
     with Server(binary, work / "heartbeat.log", *options) as server, Backend(server.grpc) as backend:
@@ -77,8 +88,8 @@ def _health(report: Report, backend: Backend, elements: list[Element]) -> None:
         watch.cancel()
 
 
-def _life(report: Report, server: Server, backend: Backend) -> None:
-    """A client comes, speaks, is listed, and is sent away."""
+def _presence(report: Report, server: Server, backend: Backend) -> None:
+    """A client comes, speaks and is listed."""
     subscription = backend.subscribe(now=events_pb2.NowStart()).started()
     client = websocket.connect(server.ws)
     with report.check("python: a client that names itself by its heartbeat is seen"):
@@ -113,6 +124,16 @@ def _life(report: Report, server: Server, backend: Backend) -> None:
         found = backend.connections.GetClient(connections_pb2.GetClientRequest(client_id="bob")).connections
         equal([connection.connection_id for connection in found], [connected.connection_id], "the connections of bob")
         equal(backend.connections.CountConnections(connections_pb2.CountConnectionsRequest()).count, 1, "the count")
+    client.close()
+    subscription.cancel()
+
+
+def _commands(report: Report, server: Server, backend: Backend) -> None:
+    """A client is probed, retuned and sent away."""
+    subscription = backend.subscribe(now=events_pb2.NowStart()).started()
+    client = websocket.connect(server.ws, "bob")
+    connected = subscription.event("connected", "bob")
+
     with report.check("python: a probe is answered"):
         (probed,) = backend.connections.Probe(connections_pb2.ProbeRequest(target=_target("bob"))).results
         expect(probed.answered and probed.HasField("round_trip_time"), f"it was not: {probed}")
@@ -121,6 +142,8 @@ def _life(report: Report, server: Server, backend: Backend) -> None:
         request = connections_pb2.UpdateHeartbeatRequest(target=_target("bob"), heartbeat=settings)
         equal(backend.connections.UpdateHeartbeat(request).connections[0].heartbeat, settings, "the settings")
         equal(subscription.event("heartbeat_changed", "bob").heartbeat_changed.heartbeat, settings, "the event")
+        # Only clients that speak text heartbeats get them as text.
+        client.send("heartbeat")
         equal(client.recv(timeout=EVENT_TIMEOUT), "heartbeat", "what the client gets")
     with report.check("python: a client is disconnected with a code and a reason"):
         request = connections_pb2.DisconnectRequest(
@@ -130,7 +153,13 @@ def _life(report: Report, server: Server, backend: Backend) -> None:
         equal(websocket.expect_close(client), (4321, "enough"), "the Close")
         gone = subscription.event("disconnected", "bob").disconnected
         equal(gone.cause, types_pb2.DISCONNECT_CAUSE_KICKED, "the cause")
-        equal((gone.close_code, gone.close_reason, gone.stats.messages_in), (4321, "enough", 3), "what it tells")
+        equal((gone.close_code, gone.close_reason), (4321, "enough"), "what it tells")
+    subscription.cancel()
+
+
+def _endings(report: Report, server: Server, backend: Backend) -> None:
+    """A client asks to go, and one is replaced."""
+    subscription = backend.subscribe(now=events_pb2.NowStart()).started()
     with report.check("python: an empty text asks to be closed"):
         with websocket.connect(server.ws, "dave") as dave:
             subscription.event("connected", "dave")
@@ -247,8 +276,20 @@ def _errors(report: Report, backend: Backend) -> None:
     connections, messages, events = backend.connections, backend.messages, backend.events
     not_found, invalid = grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT
     unimplemented = grpc.StatusCode.UNIMPLEMENTED
-    fails("Send to nobody", messages.Send, messages_pb2.SendRequest(target=nobody, text="x"), not_found, "CLIENT_NOT_CONNECTED")
-    fails("Probe of nobody", connections.Probe, connections_pb2.ProbeRequest(target=nobody), not_found, "CLIENT_NOT_CONNECTED")
+    fails(
+        "Send to nobody",
+        messages.Send,
+        messages_pb2.SendRequest(target=nobody, text="x"),
+        not_found,
+        "CLIENT_NOT_CONNECTED",
+    )
+    fails(
+        "Probe of nobody",
+        connections.Probe,
+        connections_pb2.ProbeRequest(target=nobody),
+        not_found,
+        "CLIENT_NOT_CONNECTED",
+    )
     unknown = connections_pb2.GetConnectionRequest(connection_id="01890a5d-ac96-774b-bcce-b302099a8057")
     fails("GetConnection of none", connections.GetConnection, unknown, not_found, "CONNECTION_NOT_FOUND")
     fails("Send without a payload", messages.Send, messages_pb2.SendRequest(target=nobody), invalid, "FIELD_INVALID")
@@ -277,6 +318,16 @@ def _drain(report: Report, server: Server, backend: Backend) -> None:
             equal(websocket.expect_close(bob)[0], 1012, "the close code")
         gone = subscription.event("disconnected", "bob").disconnected
         equal(gone.cause, types_pb2.DISCONNECT_CAUSE_DRAINED, "the cause")
+
+
+def _unix(report: Report, binary: Path, work: Path) -> None:
+    with (
+        report.check("python: over a Unix socket"),
+        Server(binary, work / "unix.log", grpc_listen=f"unix:{work}/python.sock") as server,
+        # Otherwise grpc-python gives the path for the authority, which HTTP/2 servers refuse.
+        Backend(f"unix:{server.grpc}", ("grpc.default_authority", "localhost")) as backend,
+    ):
+        expect(backend.node.GetNode(node_pb2.GetNodeRequest()).head_cursor, "no head cursor")
 
 
 def _heartbeats(report: Report, server: Server, backend: Backend) -> None:
@@ -321,9 +372,7 @@ def _first_events(subscription: Subscription, count: int) -> list[str]:
 
 
 def _tagged(tag: int, client_id: str) -> Any:
-    return messages_pb2.TaggedSend(
-        tag=tag, request=messages_pb2.SendRequest(target=_target(client_id), text=str(tag))
-    )
+    return messages_pb2.TaggedSend(tag=tag, request=messages_pb2.SendRequest(target=_target(client_id), text=str(tag)))
 
 
 def _target(client_id: str) -> Any:

@@ -41,8 +41,8 @@ def grpcurl_lines(block: Block) -> Iterator[str]:
     """The commands of a shell block that begin with grpcurl, with what their continuation lines say."""
     if block.language not in SHELLS:
         return
-    for command in re.sub(r"\\\n\s*", "", block.text).splitlines():
-        command = command.strip().removeprefix("$ ").lstrip()
+    for line in re.sub(r"\\\n\s*", "", block.text).splitlines():
+        command = line.strip().removeprefix("$ ").lstrip()
         if command.startswith("grpcurl "):
             yield command
 

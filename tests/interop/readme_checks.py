@@ -85,6 +85,7 @@ def _run_script(text: str, work: Path) -> None:
             capture_output=True,
             text=True,
             timeout=timeout,
+            check=False,
         )
     except subprocess.TimeoutExpired as expired:
         expect(streams, f"it did not end within {timeout:.0f} s")
@@ -119,7 +120,9 @@ def _clients(server: Server) -> Iterator[None]:
                 connected.set()
                 while not stop.wait(CLIENT_PERIOD):
                     alice.send("hello from alice")
-                    websocket.connect(server.ws, "bob").close()
+                    # Long enough for a backend to greet him.
+                    with websocket.connect(server.ws, "bob"):
+                        stop.wait(CLIENT_PERIOD)
 
     connected = threading.Event()
     thread = threading.Thread(target=live)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import chromium
 import grpcurl_checks
+import node_checks
 import protos
 import readme
 from report import Report
@@ -52,6 +53,7 @@ def _checks(report: Report, arguments: argparse.Namespace, work: Path) -> None:
         examples.run_browser(report, binary, work, browser)
     else:
         report.skip("browser", "chromium is not installed")
+    node_checks.run(report, binary, work, ROOT / "proto")
     text = arguments.readme.read_text() if arguments.readme.exists() else ""
     importlib.import_module("readme_checks").run(report, binary, work, text, arguments.require_readme)
 

@@ -26,7 +26,11 @@ class Server:
         listeners = ["--ws-listen", "127.0.0.1:0", "--grpc-listen", grpc_listen, "--admin-listen", "127.0.0.1:0"]
         self._log = log.open("ab")
         self._process = subprocess.Popen(
-            [binary, *listeners, *options], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=self._log, text=True
+            [binary, *listeners, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
         )
         try:
             banner = self._read_banner()

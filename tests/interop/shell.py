@@ -18,5 +18,6 @@ def run(line: str) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         text=True,
         timeout=TIMEOUT,
+        check=False,
         env=environment,
     )
