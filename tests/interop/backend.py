@@ -115,9 +115,11 @@ def expect_error(call: Callable[[], Any], code: grpc.StatusCode, reason: str) ->
     try:
         answer = call()
     except grpc.RpcError as error:
-        equal(error.code(), code, f"the code of {error.details()!r}")
-        status = rpc_status.from_call(error)
-        expect(status is not None, f"no details in {error.details()!r}")
+        # grpc raises an RpcError that is a Call too.
+        call_ended: Any = error
+        equal(call_ended.code(), code, f"the code of {call_ended.details()!r}")
+        status = rpc_status.from_call(call_ended)
+        expect(status is not None, f"no details in {call_ended.details()!r}")
         infos = [detail for detail in status.details if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR)]
         equal(len(infos), 1, "the number of ErrorInfo")
         info = error_details_pb2.ErrorInfo.FromString(infos[0].value)

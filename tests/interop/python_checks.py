@@ -137,6 +137,12 @@ def _commands(report: Report, server: Server, backend: Backend) -> None:
     with report.check("python: a probe is answered"):
         (probed,) = backend.connections.Probe(connections_pb2.ProbeRequest(target=_target("bob"))).results
         expect(probed.answered and probed.HasField("round_trip_time"), f"it was not: {probed}")
+    with report.check("python: probing a client often does it no harm"):
+        probe = connections_pb2.ProbeRequest(target=_target("frank"))
+        with websocket.connect(server.ws, "frank"):
+            subscription.event("connected", "frank")
+            answers = [backend.connections.Probe(probe) for _ in range(300)]
+        equal({result.answered for answer in answers for result in answer.results}, {True}, "answered")
     with report.check("python: a faster heartbeat is set, and the client gets it as text"):
         settings = types_pb2.HeartbeatSettings(interval=_seconds(0.2), timeout=_seconds(5))
         request = connections_pb2.UpdateHeartbeatRequest(target=_target("bob"), heartbeat=settings)
@@ -299,6 +305,10 @@ def _errors(report: Report, backend: Backend) -> None:
     fails("Disconnect with 1006", connections.Disconnect, reserved, invalid, "FIELD_INVALID")
     token = connections_pb2.ListConnectionsRequest(page_token="nonsense")
     fails("ListConnections", connections.ListConnections, token, invalid, "PAGE_TOKEN_INVALID")
+    with report.check("python: a request that is too large is RESOURCE_EXHAUSTED"):
+        # Not OUT_OF_RANGE: that means to take a snapshot, and a backend that obeys would do so for ever.
+        large = events_pb2.SubscribeRequest(filter=events_pb2.EventFilter(client_id_prefix="x" * (5 << 20)))
+        equal(events.Subscribe(large, timeout=CALL_TIMEOUT).code(), grpc.StatusCode.RESOURCE_EXHAUSTED, "the code")
     acknowledge = events_pb2.AcknowledgeRequest(consumer="c", cursor="x")
     fails("Acknowledge", events.Acknowledge, acknowledge, unimplemented, "NOT_IMPLEMENTED")
     fails("ListConsumers", events.ListConsumers, events_pb2.ListConsumersRequest(), unimplemented, "NOT_IMPLEMENTED")

@@ -29,16 +29,25 @@ class Report:
     @contextmanager
     def check(self, name: str) -> Iterator[None]:
         """Runs the body as one check; whatever it raises fails that check and nothing else."""
+        before = self.failed
+        with self.group(name):
+            yield
+        if self.failed == before:
+            self.passed += 1
+            print(f"ok {name}", flush=True)
+
+    @contextmanager
+    def group(self, name: str) -> Iterator[None]:
+        """Runs the body, with checks in it; what is raised between those is a failure too."""
         try:
             yield
         # Libraries raise what they like; each of it is a failed check and must not hide the others.
         except Exception as error:
-            self.failed += 1
-            why = " ".join(f"{type(error).__name__}: {error}".split())
-            print(f"FAILED {name}: {why.removeprefix('CheckFailed: ')[:1000]}", flush=True)
-        else:
-            self.passed += 1
-            print(f"ok {name}", flush=True)
+            self.fail(name, f"{type(error).__name__}: {error}")
+
+    def fail(self, name: str, why: str) -> None:
+        self.failed += 1
+        print(f"FAILED {name}: {' '.join(why.split()).removeprefix('CheckFailed: ')[:1000]}", flush=True)
 
     def skip(self, name: str, why: str) -> None:
         """Says that something was not checked, and why. Counts as nothing."""
