@@ -127,8 +127,11 @@ async fn the_pipe_pushes_back_on_a_client_whose_messages_wait() {
 
 #[tokio::test(start_paused = true)]
 async fn silence_does_not_count_while_the_server_does_not_read_and_counts_anew_afterwards() {
-    for full in [false, true] {
-        let mut world = World::new(tight);
+    for (full, any_frame_counts) in [(false, true), (false, false), (true, true), (true, false)] {
+        let mut world = World::new(|options| {
+            tight(options);
+            options.connection.any_frame_counts = any_frame_counts;
+        });
         let mut raw = world.raw("a").await;
         let room = if full {
             Some(fill(&world))

@@ -124,10 +124,10 @@ async fn a_beat_that_waits_behind_a_half_written_pong_goes_out_before_the_close(
     settle().await;
     let _probes = world.registry.probe(&target("a"));
     settle().await;
-    world.kick("a", 4000, "bye").await;
+    raw.frame(TEXT, b"").await;
     settle().await;
     assert_eq!(raw.next().await, Some(Frame { head: PONG, payload: vec![1; 100] }));
     assert_eq!(raw.next().await.map(|frame| frame.head), Some(PING));
-    assert_eq!(raw.is_closed().await, (4000, "bye".into()));
+    assert_eq!(raw.is_closed().await, (1000, "Closed by client".into()));
     world.rests().await;
 }
