@@ -65,7 +65,9 @@ impl Client {
     /// Reads to the end: the texts that still came, and the server's Close.
     pub(super) async fn hears_out(&mut self) -> (Vec<String>, Option<(u16, String)>) {
         let (mut texts, mut close) = (Vec::new(), None);
+        let until = Instant::now() + PATIENCE;
         while let Some(message) = self.next().await {
+            assert!(Instant::now() < until, "Pings and no end");
             match message {
                 Message::Text(text) => texts.push(text.to_string()),
                 Message::Close(frame) => {
@@ -144,7 +146,9 @@ impl Raw {
 
     /// The next frame that is no Ping.
     pub(super) async fn next_but_pings(&mut self) -> Option<Frame> {
+        let until = Instant::now() + PATIENCE;
         loop {
+            assert!(Instant::now() < until, "Pings and nothing else");
             match self.next().await {
                 Some(Frame { head: PING, .. }) => {}
                 next => return next,
@@ -165,7 +169,9 @@ impl Raw {
     /// Reads to the end; the last frame must be a Close, and is answered as far as the server still reads.
     pub(super) async fn is_closed(&mut self) -> (u16, String) {
         let mut last = None;
+        let until = Instant::now() + PATIENCE;
         while let Some(next) = self.next().await {
+            assert!(Instant::now() < until, "Pings and no end");
             assert_ne!(last.as_ref().map(|frame: &Frame| frame.head), Some(CLOSE), "nothing after a Close");
             if next.head == CLOSE {
                 let _ = self.0.write_all(&frame(CLOSE, &next.payload)).await;

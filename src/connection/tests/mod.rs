@@ -12,6 +12,7 @@ mod outbox;
 mod rates;
 mod scripts;
 mod stalled_log;
+mod torn_writes;
 mod violations;
 
 use std::collections::HashMap;
