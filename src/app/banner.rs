@@ -36,8 +36,7 @@ pub(super) fn banner(config: &Config, addresses: &Addresses, max_connections: us
     line(format_args!("  npx wscat -c 'ws://{}/{}'", reachable(addresses.ws), query(config)));
     let (options, server) = match &addresses.grpc {
         ListenAddress::Tcp(address) => ("-plaintext", reachable(*address).to_string()),
-        // grpcurl takes the path for the authority otherwise, which servers refuse.
-        ListenAddress::Unix(path) => ("-plaintext -unix -authority localhost", path.display().to_string()),
+        ListenAddress::Unix(path) => ("-plaintext -authority localhost", format!("unix://{}", path.display())),
     };
     line(format_args!("  grpcurl {options} -d '{{\"snapshot\":{{}}}}' {server} heartwire.v1.EventService/Subscribe"));
     line(format_args!(

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::time::Duration;
 
 use futures_util::Stream;
+use tonic::body::Body;
 use tonic::{Code, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
@@ -81,6 +82,8 @@ pub(super) enum Error {
     Expired,
     #[error("the node is shutting down")]
     ShuttingDown,
+    #[error("the request is larger than this node reads")]
+    RequestTooLarge,
     #[error("a fault of Heartwire itself")]
     Internal,
 }
@@ -138,6 +141,7 @@ impl Error {
             Self::DeadlineExceeded => (Code::DeadlineExceeded, "DEADLINE_EXCEEDED"),
             Self::Expired => (Code::DeadlineExceeded, "EXPIRED"),
             Self::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),
+            Self::RequestTooLarge => (Code::ResourceExhausted, "REQUEST_TOO_LARGE"),
             Self::Internal => (Code::Internal, "INTERNAL"),
         }
     }
@@ -145,7 +149,7 @@ impl Error {
     fn metadata(&self) -> HashMap<String, String> {
         let pairs = match self {
             Self::Field { field, .. } => vec![("field", field.to_string())],
-            Self::NotImplemented(what) => vec![("field", (*what).to_owned())],
+            Self::NotImplemented(what) => vec![("feature", (*what).to_owned())],
             Self::CursorExpired(ends) | Self::EpochChanged(ends) => {
                 vec![("oldest_cursor", ends.oldest.clone()), ("head_cursor", ends.head.clone())]
             }
@@ -208,6 +212,20 @@ impl From<CommandError> for Error {
 /// What a server makes of the outcome of a method's own code.
 pub(super) fn reply<T>(outcome: Result<T, Error>) -> Reply<T> {
     Ok(Response::new(outcome?))
+}
+
+/// Whether a status is tonic's own word for a request over its limit. It says OUT_OF_RANGE, which here means "take a snapshot": a backend that
+/// obeys would do so for ever.
+pub(super) fn is_too_large(status: &Status) -> bool {
+    status.code() == Code::OutOfRange && status.details().is_empty()
+}
+
+/// The answer to a call, with tonic's own word for a request over its limit put into ours.
+pub(super) fn in_our_words(answer: hyper::Response<Body>) -> hyper::Response<Body> {
+    match Status::from_header_map(answer.headers()) {
+        Some(status) if is_too_large(&status) => Status::from(Error::RequestTooLarge).into_http(),
+        _ => answer,
+    }
 }
 
 /// The trailers of a stream that is not ours and ends because the node goes down.

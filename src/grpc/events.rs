@@ -26,9 +26,9 @@ impl Events {
         let log = shared.registry.log();
         let seat = shared.subscribers.sit(shared.head())?;
         let start = match request.start {
-            None | Some(Asked::Now(_)) => Start::After(log.bounds().head),
+            None | Some(Asked::Now(_)) => Start::Now(log.bounds().head),
             Some(Asked::Beginning(_)) => Start::Beginning,
-            Some(Asked::Cursor(cursor)) => Start::After(self.resume(&cursor)?),
+            Some(Asked::Cursor(cursor)) => Start::Cursor(self.resume(&cursor)?),
             Some(Asked::Snapshot(_)) => Start::Snapshot(Snapshot::new(shared.snapshots.place().await?)),
         };
         Ok(Subscription::new(Arc::clone(shared), filter, seat, start))

@@ -158,6 +158,8 @@ impl Services {
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(pb::FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                // So that tools can show the details of errors.
+                .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
         let messages = MessageServiceServer::new(messages::Messages(shared())).max_decoding_message_size(largest);
         Ok(Routes::new(EventServiceServer::new(events::Events(shared())))

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tonic::Streaming;
 
 use super::Shared;
-use super::error::{Error, Item};
+use super::error::{Error, Item, is_too_large};
 use super::messages::{Order, settle};
 use crate::pb;
 use crate::pb::{SendOutcome, SendStreamRequest, SendStreamResponse, TaggedSend};
@@ -80,6 +80,7 @@ impl Sends {
                     request = requests.message(), if open => match request {
                         Ok(Some(request)) => sends = request.sends.into_iter(),
                         Ok(None) => open = false,
+                        Err(status) if is_too_large(&status) => return Err(Error::RequestTooLarge),
                         // The caller has gone, or what it sent is no request; either way nobody waits for outcomes.
                         Err(_) => return Ok(()),
                     },

@@ -24,7 +24,7 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tower::Service as _;
 
-use super::error::trailers_of_shutdown;
+use super::error::{in_our_words, trailers_of_shutdown};
 use super::listener::{Accepted, Listener};
 use super::preface::greet;
 use crate::metrics::Metrics;
@@ -196,7 +196,7 @@ impl hyper::service::Service<Request<Incoming>> for Front {
         // Health and reflection are not ours, and their streams know nothing of a shutdown.
         if !request.uri().path().starts_with("/grpc.") {
             let response = routes.call(request);
-            return Box::pin(response);
+            return Box::pin(async move { Ok(in_our_words(response.await?)) });
         }
         let closing = self.closing.clone();
         // The request ends too: reflection holds on to it, and with it to the connection, until it does.

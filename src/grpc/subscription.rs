@@ -30,14 +30,18 @@ const BOOKMARK_EVERY: Duration = Duration::from_secs(10);
 pub(super) enum Start {
     /// The state, then the log.
     Snapshot(Snapshot),
-    /// The log after this offset.
-    After(Offset),
+    /// The log after this offset, which the caller is told at once: lost before its first event, it could not resume otherwise.
+    Now(Offset),
+    /// The log after this offset, which the caller knows.
+    Cursor(Offset),
     /// The oldest that is kept by the time it is read.
     Beginning,
 }
 
 /// What the stream is doing.
 enum Phase {
+    /// About to say where it begins.
+    Greeting,
     /// Sending copies of the shards.
     State(Snapshot),
     /// Sending what changed until the offset at which the copies are one state.
@@ -68,7 +72,8 @@ impl Subscription {
         let bounds = log.bounds();
         let (phase, at) = match start {
             Start::Snapshot(snapshot) => (Phase::State(snapshot), bounds.head),
-            Start::After(offset) => (Phase::Log { pinned: true }, offset),
+            Start::Now(offset) => (Phase::Greeting, offset),
+            Start::Cursor(offset) => (Phase::Log { pinned: true }, offset),
             Start::Beginning => (Phase::Log { pinned: false }, bounds.before_oldest),
         };
         seat.moved(at);
@@ -102,6 +107,7 @@ impl Subscription {
         loop {
             self.check_closing()?;
             let response = match &mut self.phase {
+                Phase::Greeting => Some(self.greet()),
                 Phase::State(_) => self.next_state().await?,
                 Phase::Changes(..) => self.next_changes().await?,
                 Phase::Log { .. } => self.next_news().await?,
@@ -116,6 +122,11 @@ impl Subscription {
     fn check_closing(&self) -> Result<(), Error> {
         let carried = matches!(self.phase, Phase::Log { .. }) && self.last.borrow().is_some_and(|last| self.at >= last);
         if carried || self.shared.closing.now().is_cancelled() { Err(Error::ShuttingDown) } else { Ok(()) }
+    }
+
+    fn greet(&mut self) -> SubscribeResponse {
+        self.phase = Phase::Log { pinned: true };
+        batch::news(Batch::new(0), self.shared.cursor(self.at))
     }
 
     async fn next_state(&mut self) -> Result<Option<SubscribeResponse>, Error> {

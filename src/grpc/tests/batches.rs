@@ -62,6 +62,7 @@ async fn an_idle_stream_gets_a_bookmark_every_ten_seconds_and_filtered_stretches
     let filter = pb::EventFilter { client_ids: vec!["wanted".into()], ..Default::default() };
     let mut stream = rig.stream(NOW, Some(filter)).await;
     let began = Instant::now();
+    assert_eq!(stream.next().await.expect("where it begins").cursor, rig.cursor(rig.head()));
     for _ in 0..3 {
         drop(rig.join("unwanted").await);
         eventually("it is gone", || rig.registry.count() == 0).await;
@@ -77,6 +78,7 @@ async fn an_idle_stream_gets_a_bookmark_every_ten_seconds_and_filtered_stretches
 async fn a_bookmark_waits_until_nothing_was_sent_for_ten_seconds() {
     let rig = Rig::paused(Options::default());
     let mut stream = rig.stream(NOW, None).await;
+    assert!(stream.next().await.expect("where it begins").events.is_empty());
     let began = Instant::now();
     let alice = rig.join("alice").await;
     for _ in 0..4 {

@@ -71,6 +71,7 @@ async fn at_the_deadline_streams_end_as_they_are() {
         closing.end_now();
     });
     let began = Instant::now();
+    stream.next().await.expect("where it begins").expect("no error");
     let error = stream.next().await.expect("an end").expect_err("an error");
     assert_error(&error, Code::Unavailable, "SHUTTING_DOWN");
     assert_eq!(began.elapsed().as_secs(), 3);

@@ -28,6 +28,19 @@ async fn unset_is_now_and_carries_only_what_comes() {
 }
 
 #[tokio::test]
+async fn a_stream_that_begins_now_is_told_at_once_where_that_is_and_so_misses_nothing_when_it_is_lost() {
+    let rig = Rig::start().await;
+    let _before = rig.join("before").await;
+    let mut lost = rig.stream(NOW, None).await;
+    let begins = lost.next().await.expect("where it begins");
+    assert!(begins.events.is_empty() && !begins.snapshot);
+    drop(lost);
+    let _meanwhile = rig.join("meanwhile").await;
+    let mut resumed = rig.stream(Start::Cursor(begins.cursor), None).await;
+    assert_eq!(ids(&resumed.events(1).await), ["meanwhile"]);
+}
+
+#[tokio::test]
 async fn beginning_is_the_oldest_that_is_kept() {
     let rig = Rig::start().await;
     let _all = [rig.join("a").await, rig.join("b").await];
