@@ -41,7 +41,7 @@ pub mod telemetry;
 pub mod ws;
 
 /// The generated contract.
-#[allow(missing_docs, unreachable_pub, clippy::all, clippy::pedantic, clippy::unwrap_used)]
+#[allow(missing_docs, unreachable_pub, rustdoc::all, clippy::all, clippy::pedantic, clippy::unwrap_used)]
 pub mod pb {
     tonic::include_proto!("heartwire.v1");
     /// The encoded descriptors of the contract, with comments.

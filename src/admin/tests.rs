@@ -153,6 +153,7 @@ async fn metrics_have_every_family_from_the_start_in_the_openmetrics_format() {
         "heartwire_outbox_bytes 70",
         "heartwire_sends_total{outcome=\"written\"} 1",
         "heartwire_event_commit_seconds_count 1",
+        "heartwire_identity_self_named 1",
         concat!("heartwire_build_info{version=\"", env!("CARGO_PKG_VERSION"), "\"} 1"),
         "# UNIT heartwire_event_commit_seconds seconds",
     ] {

@@ -2,7 +2,7 @@
 //!
 //! Append is two steps. [`Log::submit`] puts an event in the log's queue and never waits; queue order is log order. Later the
 //! log commits it (in the ring, synced, or acked, by implementation), gives it to the [`Apply`]er, and only then lets
-//! readers see it. [`contract`] is the suite that every implementation must pass.
+//! readers see it. `contract.rs` is the suite that every implementation must pass.
 
 mod budget;
 #[cfg(test)]

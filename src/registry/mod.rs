@@ -2,7 +2,7 @@
 //!
 //! One critical section a client id: all its events are submitted under the lock of its shard, so queue order, which is log
 //! order, is the order of what happened. Lock order: shard, then a connection's ledger, then the log's queue; never two shards, never
-//! across an await. Nothing but the applier ([`apply`]) edits the fold.
+//! across an await. Nothing but the applier (`apply.rs`) edits the fold.
 
 mod apply;
 mod commands;

@@ -63,6 +63,66 @@ async fn metadata_over_the_limit_is_refused_and_the_channel_lives() {
     rig.nodes().get_node(pb::GetNodeRequest {}).await.expect("answered");
 }
 
+/// An HTTP/2 frame (RFC 9113, 4.1).
+fn h2_frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = (payload.len() as u32).to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+#[tokio::test]
+async fn a_flood_of_streams_reset_at_once_is_sent_away_and_nobody_else_notices() {
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const GOAWAY: u8 = 7;
+    const ENHANCE_YOUR_CALM: u32 = 0xb;
+    let rig = Rig::start().await;
+    let mut stream = TcpStream::connect(tcp(&rig).await).await.expect("connected");
+    // :method POST and :scheme http by the static table, :path as a literal (RFC 7541, 6.2.2).
+    let path = b"/heartwire.v1.NodeService/GetNode";
+    let head = [&[0x83, 0x86, 0x04, path.len() as u8], &path[..]].concat();
+    let mut flood = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    flood.extend(h2_frame(SETTINGS, 0, 0, b""));
+    for stream in (1..4_000).step_by(2) {
+        flood.extend(h2_frame(HEADERS, 4, stream, &head));
+        flood.extend(h2_frame(RST_STREAM, 0, stream, &8u32.to_be_bytes()));
+    }
+    let (mut reader, mut writer) = stream.split();
+    let read = async {
+        loop {
+            let mut frame = [0; 9];
+            reader.read_exact(&mut frame).await.expect("frames until it is sent away");
+            let length = u32::from_be_bytes([0, frame[0], frame[1], frame[2]]) as usize;
+            let mut payload = vec![0; length];
+            reader.read_exact(&mut payload).await.expect("a whole frame");
+            if frame[3] == GOAWAY {
+                return u32::from_be_bytes(payload[4..8].try_into().expect("a code"));
+            }
+        }
+    };
+    // The server may close before it has read all of it.
+    let (_, code) = tokio::join!(writer.write_all(&flood), tokio::time::timeout(Duration::from_secs(10), read));
+    assert_eq!(code.expect("sent away"), ENHANCE_YOUR_CALM);
+    rig.nodes().get_node(pb::GetNodeRequest {}).await.expect("others are answered");
+}
+
+#[tokio::test]
+async fn a_request_over_the_limit_is_refused_with_a_reason_of_ours() {
+    let rig = Rig::start().await;
+    let request = pb::SendRequest {
+        target: client("alice"),
+        payload: Some(pb::send_request::Payload::Binary(vec![0; 6 << 20].into())),
+        ..Default::default()
+    };
+    let refused = rig.messages().send(request.clone()).await.expect_err("too large");
+    assert_error(&refused, Code::ResourceExhausted, "REQUEST_TOO_LARGE");
+    let sends = pb::SendStreamRequest { sends: vec![pb::TaggedSend { tag: 1, request: Some(request) }] };
+    let mut outcomes =
+        rig.messages().send_stream(futures_util::stream::iter([sends])).await.expect("begun").into_inner();
+    let refused = outcomes.message().await.expect_err("too large");
+    assert_error(&refused, Code::ResourceExhausted, "REQUEST_TOO_LARGE");
+}
+
 #[tokio::test]
 async fn a_method_that_does_not_exist_is_unimplemented() {
     let rig = Rig::start().await;
