@@ -16,6 +16,7 @@ use tokio::time::Instant;
 use super::closer::Closer;
 use super::deadline::Deadline;
 use super::identify::{close_reason, closed_by_client};
+use super::pinged::Pinged;
 use super::plain::{Meaning, meaning};
 use super::rate::Limiter;
 use super::session::Host;
@@ -34,9 +35,6 @@ const READ_BURST: usize = 32;
 /// Bytes gathered for one write.
 const WRITE_BURST: usize = 16 * 1024;
 
-/// How long a Ping's own Pong is waited for before the next Ping counts instead.
-const PONG_AWAITED: Duration = Duration::from_secs(10);
-
 /// How long a message waits for the log before its client is told to try later.
 const LOG_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -49,26 +47,6 @@ struct InFlight {
     receipts: Vec<oneshot::Sender<Written>>,
     frames: u64,
     bytes: u64,
-}
-
-/// The newest Ping.
-#[derive(Default)]
-struct Pinged {
-    /// Rises by one from Ping to Ping, and travels in its payload.
-    sequence: u32,
-    /// When it was sent; none once it was answered.
-    sent: Option<Instant>,
-    /// Who waits for its Pong.
-    probes: Vec<oneshot::Sender<Duration>>,
-    /// A probe came while nothing could be written.
-    held_back: bool,
-}
-
-impl Pinged {
-    /// Whether the Pong of the newest Ping may still come.
-    fn is_awaited(&self) -> bool {
-        self.sent.is_some_and(|sent| sent.elapsed() <= PONG_AWAITED)
-    }
 }
 
 /// Why reading has stopped, and for how long at the most.
@@ -152,8 +130,7 @@ impl<S: FrameSocket> Driver<S> {
             self.drop_outbox();
         }
         self.connection().set_paused(false);
-        // No Pong is listened for any more; whoever waits for one is told by this.
-        self.pinged.probes = Vec::new();
+        self.pinged.give_up();
         // From here on the deadline of the Close is the only one.
         self.write_deadline = None;
         self.phase = Phase::Closing(Box::new((Closer::new(), reason)));
@@ -186,7 +163,7 @@ impl<S: FrameSocket> Driver<S> {
     /// Everything handed to the socket has been taken by the kernel.
     fn written(&mut self) {
         self.write_deadline = None;
-        if std::mem::take(&mut self.pinged.held_back) && !self.pinged.is_awaited() {
+        if self.pinged.take_held_back() {
             self.ping();
         }
         let InFlight { receipts, frames, bytes } = std::mem::take(&mut self.in_flight);
@@ -245,39 +222,22 @@ impl<S: FrameSocket> Driver<S> {
     }
 
     fn ping(&mut self) {
-        // One that is on its way is repeated rather than replaced: with a round trip longer than the interval no Pong would ever match.
-        if !self.pinged.is_awaited() {
-            self.pinged.sequence = self.pinged.sequence.wrapping_add(1);
-            self.pinged.sent = Some(Instant::now());
-        }
-        self.socket.queue_ping(&self.pinged.sequence.to_be_bytes());
+        self.socket.queue_ping(&self.pinged.next());
         self.host.metrics.heartbeats.of(Beat::PingOut).inc();
     }
 
     /// Whether a Pong is the one that was waited for.
     fn pong(&mut self, payload: &[u8]) -> bool {
-        if payload != self.pinged.sequence.to_be_bytes() {
-            return false;
-        }
-        let Some(sent) = self.pinged.sent.take() else { return false };
-        let round_trip = sent.elapsed();
+        let Some(round_trip) = self.pinged.answered(payload) else { return false };
         let micros = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX).max(1);
         self.connection().traffic.round_trip_micros.store(micros, Ordering::Relaxed);
-        for probe in std::mem::take(&mut self.pinged.probes) {
-            let _ = probe.send(round_trip);
-        }
         true
     }
 
     fn obey(&mut self, signals: u32) {
         if signals & signal::PROBE != 0 {
             let probes = self.connection().take_probes();
-            self.pinged.probes.retain(|probe| !probe.is_closed());
-            self.pinged.probes.extend(probes);
-            // While nothing can be written, Pings would only pile up; one follows when something can. And the Pong that is awaited already
-            // will do, so that a thousand probes are not a thousand Pings.
-            self.pinged.held_back = self.write_deadline.is_some();
-            if !self.pinged.held_back && !self.pinged.is_awaited() {
+            if self.pinged.probe(probes, self.write_deadline.is_none()) {
                 self.ping();
             }
         }

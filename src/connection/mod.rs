@@ -5,6 +5,7 @@ mod closer;
 mod deadline;
 mod driver;
 mod identify;
+mod pinged;
 mod plain;
 mod rate;
 mod session;
