@@ -333,6 +333,28 @@ async fn of_a_hundred_that_race_for_one_id_exactly_one_holds_it_at_any_time() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn two_changes_of_one_heartbeat_that_are_under_way_at_once_do_not_undo_each_other() {
+    let world = World::new(Duplicates::Replace);
+    let registration = world.join("a").expect("joined");
+    world.commit_all();
+    let target = Target::Client(ClientId::named("a").expect("a good id"));
+    let mut interval = Box::pin(world.registry.update_heartbeat(&target, Some(50_000), None, None));
+    let mut timeout = Box::pin(world.registry.update_heartbeat(&target, None, Some(55_000), None));
+    // Both are submitted before either is committed.
+    assert!(interval.as_mut().now_or_never().is_none() && timeout.as_mut().now_or_never().is_none());
+    world.commit_all();
+    for (asked, expected) in [(interval, (50_000, 60_000)), (timeout, (50_000, 55_000))] {
+        let done = asked.await.expect("done");
+        let cadence = done.connections[0].cadence;
+        assert_eq!((cadence.interval, cadence.timeout), expected);
+    }
+    assert_eq!(registration.connection().cadence(), Cadence { interval: 50_000, timeout: 55_000 });
+    // What is judged is what was asked for last, not what is in force.
+    let refused = world.registry.update_heartbeat(&target, None, Some(45_000), None).await;
+    assert!(matches!(refused, Err(CommandError::Cadence { interval: 50_000, timeout: 45_000 })));
+}
+
+#[tokio::test(start_paused = true)]
 async fn silence_makes_a_connection_suspect_and_a_heartbeat_recovers_it() {
     let world = World::new(Duplicates::Replace);
     let registration = world.join("a").expect("joined");

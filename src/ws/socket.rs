@@ -332,3 +332,94 @@ impl<S: Wire> Write for Synchronous<'_, '_, S> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::future::poll_fn;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
+
+    const TEXT: u8 = 0x81;
+    const TEXT_BEGINS: u8 = 0x01;
+    const ENDS: u8 = 0x80;
+    const PING: u8 = 0x89;
+
+    /// A masked frame whose mask is 0.
+    fn frame(head: u8, payload: &[u8]) -> Vec<u8> {
+        let length = match payload.len() {
+            short @ 0..=125 => vec![0x80 | short as u8],
+            long => [&[0xfe][..], &(long as u16).to_be_bytes()].concat(),
+        };
+        [&[head][..], &length, &[0; 4], payload].concat()
+    }
+
+    async fn read(socket: &mut WsSocket<DuplexStream>) -> Inbound {
+        poll_fn(|context| socket.poll_read(context)).await.expect("a frame")
+    }
+
+    async fn reads_nothing(socket: &mut WsSocket<DuplexStream>) {
+        poll_fn(|context| Poll::Ready(assert!(socket.poll_read(context).is_pending()))).await;
+    }
+
+    #[tokio::test]
+    async fn a_read_buffer_that_a_large_message_has_grown_is_given_back_and_reading_goes_on() {
+        let (mut client, server) = duplex(1 << 20);
+        let mut socket = WsSocket::new(server, Bytes::new(), 1 << 16);
+        let large = vec![b'x'; 60_000];
+        for _ in 0..3 {
+            client.write_all(&frame(TEXT, &large)).await.expect("room");
+            assert_eq!(read(&mut socket).await, Inbound::Text(large.clone().into()));
+            assert!(socket.grown);
+            reads_nothing(&mut socket).await;
+            assert!(!socket.grown, "a new machine took over");
+            client.write_all(&frame(PING, b"p")).await.expect("room");
+            assert_eq!(read(&mut socket).await, Inbound::Ping);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_machine_is_never_changed_while_it_holds_part_of_a_message() {
+        let (mut client, server) = duplex(1 << 20);
+        let mut socket = WsSocket::new(server, Bytes::new(), 1 << 16);
+        let large = vec![b'x'; 60_000];
+        let next = frame(TEXT, b"next");
+        // Cut at every place: in its header, its mask and its payload.
+        for cut in 1..next.len() {
+            client.write_all(&[&frame(TEXT, &large)[..], &next[..cut]].concat()).await.expect("room");
+            read(&mut socket).await;
+            reads_nothing(&mut socket).await;
+            client.write_all(&next[cut..]).await.expect("room");
+            assert_eq!(read(&mut socket).await, Inbound::Text("next".into()));
+        }
+        // Between two fragments nothing is half read, and yet the message is.
+        client.write_all(&[frame(TEXT, &large), frame(TEXT_BEGINS, b"one ")].concat()).await.expect("room");
+        read(&mut socket).await;
+        reads_nothing(&mut socket).await;
+        client.write_all(&frame(ENDS, b"two")).await.expect("room");
+        assert_eq!(read(&mut socket).await, Inbound::Text("one two".into()));
+    }
+
+    #[tokio::test]
+    async fn pings_of_a_client_that_does_not_read_cost_no_more_than_a_few_pongs() {
+        let (mut client, server) = duplex(1 << 10);
+        let mut socket = WsSocket::new(server, Bytes::new(), 1 << 16);
+        for _ in 0..200 {
+            client.write_all(&frame(PING, &[7; 100])).await.expect("the server reads");
+            assert_eq!(read(&mut socket).await, Inbound::Ping);
+        }
+        let drained = async {
+            let mut pongs = Vec::new();
+            let mut chunk = [0; 1 << 10];
+            while let Ok(Ok(count @ 1..)) =
+                tokio::time::timeout(std::time::Duration::from_millis(50), client.read(&mut chunk)).await
+            {
+                pongs.extend_from_slice(&chunk[..count]);
+                let _ = poll_fn(|context| Poll::Ready(socket.poll_flush(context))).await;
+            }
+            pongs
+        };
+        let pongs = drained.await;
+        assert_eq!(pongs.len() % 102, 0, "whole Pongs");
+        assert!((10..20).contains(&(pongs.len() / 102)), "{} Pongs", pongs.len() / 102);
+    }
+}
