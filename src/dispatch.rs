@@ -12,7 +12,7 @@ use crate::ids::ConnectionId;
 use crate::labels::Labels;
 use crate::metrics::{Metrics, SendOutcome};
 use crate::outbox::{Frame, Refused, Written};
-use crate::registry::{Connection, Registry, Target};
+use crate::registry::{Connection, Registry, SHARDS, Target};
 
 /// Something to send.
 #[derive(Clone, Debug)]
@@ -191,25 +191,28 @@ impl Dispatch {
         if expired && deliveries.is_empty() { Err(SendError::Expired) } else { Ok(deliveries) }
     }
 
-    /// Puts a message in the outbox of every connection whose labels match; an empty selector matches all. Never waits.
-    #[must_use]
-    pub fn broadcast(&self, selector: &Labels, payload: &Payload) -> BroadcastOutcome {
+    /// Puts a message in the outbox of every connection whose labels match; an empty selector matches all. Waits for no recipient, and lets others
+    /// have their turn after each shard.
+    pub async fn broadcast(&self, selector: &Labels, payload: &Payload) -> BroadcastOutcome {
         let mut outcome = BroadcastOutcome::default();
         let limits = self.registry.settings().outbox;
-        self.registry.for_each_open(selector, |connection| {
-            outcome.matched += 1;
-            let frame = Frame { payload: payload.clone(), receipt: None, deadline: None };
-            let result = match connection.outbox.push(frame, limits) {
-                Ok(()) => {
-                    outcome.accepted += 1;
-                    connection.wake();
-                    SendOutcome::Accepted
-                }
-                Err(Refused::Full) => SendOutcome::OutboxFull,
-                Err(Refused::Closed) => SendOutcome::NotConnected,
-            };
-            self.metrics.sends.of(result).inc();
-        });
+        for shard in 0..SHARDS {
+            self.registry.for_each_open(shard, selector, |connection| {
+                outcome.matched += 1;
+                let frame = Frame { payload: payload.clone(), receipt: None, deadline: None };
+                let result = match connection.outbox.push(frame, limits) {
+                    Ok(()) => {
+                        outcome.accepted += 1;
+                        connection.wake();
+                        SendOutcome::Accepted
+                    }
+                    Err(Refused::Full) => SendOutcome::OutboxFull,
+                    Err(Refused::Closed) => SendOutcome::NotConnected,
+                };
+                self.metrics.sends.of(result).inc();
+            });
+            tokio::task::yield_now().await;
+        }
         outcome
     }
 }

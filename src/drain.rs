@@ -30,8 +30,14 @@ impl Pace {
     /// A pace that closes so many connections within `span`, and small numbers at once.
     #[must_use]
     pub fn within(span: Duration, connections: usize, reconnect_jitter: Duration) -> Self {
+        Self::at_least(LEAST_PER_SECOND, span, connections, reconnect_jitter)
+    }
+
+    /// A pace of `per_second`, or faster if so many connections would not be closed within `span` otherwise.
+    #[must_use]
+    pub fn at_least(per_second: u64, span: Duration, connections: usize, reconnect_jitter: Duration) -> Self {
         let needed = connections as f64 / span.as_secs_f64().max(0.001);
-        Self { per_second: (needed.ceil() as u64).max(LEAST_PER_SECOND), reconnect_jitter }
+        Self { per_second: (needed.ceil() as u64).max(per_second), reconnect_jitter }
     }
 }
 

@@ -64,12 +64,15 @@ pub enum Handshake {
     TooMany,
     /// Over the limit of one address: 429.
     TooManyFromAddress,
+    /// The node is draining: 503.
+    Draining,
     /// Not finished in time.
     TimedOut,
 }
 
 impl Handshake {
-    const ALL: [(Self, &'static str); 8] = [
+    const ALL: [(Self, &'static str); 9] = [
+        (Self::Draining, "draining"),
         (Self::Upgraded, "upgraded"),
         (Self::BadRequest, "bad_request"),
         (Self::Malformed, "malformed"),

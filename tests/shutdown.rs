@@ -222,3 +222,20 @@ async fn under_load_every_connection_that_was_told_of_is_told_to_have_ended() {
         task.await.expect("no panic");
     }
 }
+
+#[tokio::test]
+async fn a_close_rate_too_slow_for_the_deadline_is_hastened_so_that_every_client_gets_its_close() {
+    let mut node = crate::harness::Node::with(|config| {
+        config.shutdown.close_rate = 1;
+        config.shutdown.deadline = Duration::from_secs(2);
+    })
+    .await;
+    let mut clients = Vec::new();
+    for i in 0..20 {
+        clients.push(until_closed(node.connect(&format!("c{i}")).await));
+    }
+    assert_eq!(node.shutdown().await, heartwire::app::Outcome::Clean);
+    for client in clients {
+        assert_eq!(client.await.expect("a Close").0, 1012);
+    }
+}

@@ -256,9 +256,11 @@ impl App {
     fn pace(&self) -> Pace {
         let shutdown = &self.config.shutdown;
         let jitter = shutdown.reconnect_jitter;
-        if shutdown.close_rate > 0 {
-            return Pace { per_second: shutdown.close_rate, reconnect_jitter: jitter };
+        let (span, connections) = (shutdown.deadline.mul_f64(CLOSING_PART), self.registry.count());
+        match shutdown.close_rate {
+            0 => Pace::within(span, connections, jitter),
+            // Never so slow that the deadline would cut clients off with no Close.
+            rate => Pace::at_least(rate, span, connections, jitter),
         }
-        Pace::within(shutdown.deadline.mul_f64(CLOSING_PART), self.registry.count(), jitter)
     }
 }

@@ -136,7 +136,8 @@ fn announce(config: &Config, app: &App) {
 
 fn fail(code: u8, what: &str) -> ExitCode {
     for line in what.lines() {
-        eprintln!("error: {line}");
+        // With nobody to tell, the exit code has to do.
+        let _ = writeln!(std::io::stderr(), "error: {line}");
     }
     ExitCode::from(code)
 }

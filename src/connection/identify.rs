@@ -11,6 +11,7 @@ use super::{ConnectionSettings, FrameSocket, Inbound, SocketError, wire_limit};
 use crate::clock::Clock;
 use crate::close::{CloseReason, Excess};
 use crate::ids::ClientId;
+use crate::metrics::{Beat, Metrics};
 
 /// What the first data frame told.
 pub(super) struct Identified {
@@ -28,6 +29,7 @@ pub(super) async fn identify(
     settings: &ConnectionSettings,
     limiter: &mut Limiter,
     clock: &Clock,
+    metrics: &Metrics,
 ) -> Result<Identified, CloseReason> {
     let deadline = Instant::now() + settings.identify_timeout;
     loop {
@@ -39,9 +41,19 @@ pub(super) async fn identify(
         });
         let inbound = tokio::time::timeout_at(deadline, read).await.map_err(|_| CloseReason::IdentifyTimeout)??;
         match inbound {
-            Inbound::Ping | Inbound::Pong(_) => limiter.control(clock.uptime()).map_err(CloseReason::RateLimited)?,
+            Inbound::Ping | Inbound::Pong(_) => {
+                let kind = if inbound == Inbound::Ping { Beat::PingIn } else { Beat::PongIn };
+                metrics.heartbeats.of(kind).inc();
+                limiter.control(clock.uptime()).map_err(CloseReason::RateLimited)?;
+            }
             Inbound::Close(close) => return Err(closed_by_client(close)),
-            Inbound::Text(text) => return first_text(text, settings),
+            Inbound::Text(text) => {
+                let identified = first_text(text, settings)?;
+                if identified.speaks_text {
+                    metrics.heartbeats.of(Beat::TextIn).inc();
+                }
+                return Ok(identified);
+            }
             binary @ Inbound::Binary(_) => return unnamed(Some(binary), false, settings),
         }
     }

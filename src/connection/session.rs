@@ -41,7 +41,7 @@ pub async fn run(
     let identified = match named {
         Some(id) => Ok(Identified { client_id: Some(id), first: None, speaks_text: false }),
         None => tokio::select! {
-            identified = identify(&mut socket, &host.settings, &mut limiter, host.registry.clock()) => identified,
+            identified = identify(&mut socket, &host.settings, &mut limiter, host.registry.clock(), &host.metrics) => identified,
             () = host.draining.cancelled() => Err(host.restart()),
         },
     };

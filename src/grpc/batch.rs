@@ -9,8 +9,8 @@ pub(super) const BATCH_EVENTS: usize = 512;
 /// The most bytes of an encoded batch, unless one event alone has more.
 pub(super) const BATCH_BYTES: usize = 256 << 10;
 
-/// What a response has beside its events: a cursor and a flag.
-const RESPONSE_OVERHEAD: usize = 64;
+/// What a response has beside its items, with tags: a cursor of 39 bytes and a flag, or a cursor and a page token of 78.
+const RESPONSE_OVERHEAD: usize = 160;
 
 /// Encoded messages that share a response.
 pub(super) struct Batch<T> {

@@ -84,6 +84,12 @@ pub(super) enum Error {
     ShuttingDown,
     #[error("the request is larger than this node reads")]
     RequestTooLarge,
+    #[error("the request is not an encoded message of this method, or has a string that is not UTF-8")]
+    RequestMalformed,
+    #[error("the request did not arrive whole within 30 s")]
+    RequestTooSlow,
+    #[error("too many large requests are arriving at once")]
+    RequestsLimit,
     #[error("a fault of Heartwire itself")]
     Internal,
 }
@@ -142,6 +148,9 @@ impl Error {
             Self::Expired => (Code::DeadlineExceeded, "EXPIRED"),
             Self::ShuttingDown => (Code::Unavailable, "SHUTTING_DOWN"),
             Self::RequestTooLarge => (Code::ResourceExhausted, "REQUEST_TOO_LARGE"),
+            Self::RequestMalformed => (Code::InvalidArgument, "REQUEST_MALFORMED"),
+            Self::RequestTooSlow => (Code::DeadlineExceeded, "REQUEST_TOO_SLOW"),
+            Self::RequestsLimit => (Code::ResourceExhausted, "REQUESTS_LIMIT"),
             Self::Internal => (Code::Internal, "INTERNAL"),
         }
     }
@@ -165,7 +174,9 @@ impl Error {
     const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::OutboxFull | Self::ReceiptsLimit => Some(OUTBOX_RETRY),
-            Self::SubscribersLimit(_) | Self::SnapshotsLimit(_) | Self::LogUnavailable => Some(PLACE_RETRY),
+            Self::SubscribersLimit(_) | Self::SnapshotsLimit(_) | Self::LogUnavailable | Self::RequestsLimit => {
+                Some(PLACE_RETRY)
+            }
             _ => None,
         }
     }
@@ -220,10 +231,16 @@ pub(super) fn is_too_large(status: &Status) -> bool {
     status.code() == Code::OutOfRange && status.details().is_empty()
 }
 
-/// The answer to a call, with tonic's own word for a request over its limit put into ours.
+/// Whether a status is tonic's own word for bytes that do not decode. It says INTERNAL, but the fault is the caller's.
+pub(super) fn is_malformed(status: &Status) -> bool {
+    status.code() == Code::Internal && status.details().is_empty() && status.message().starts_with("failed to decode")
+}
+
+/// The answer to a call, with tonic's own words for a bad request put into ours.
 pub(super) fn in_our_words(answer: hyper::Response<Body>) -> hyper::Response<Body> {
     match Status::from_header_map(answer.headers()) {
         Some(status) if is_too_large(&status) => Status::from(Error::RequestTooLarge).into_http(),
+        Some(status) if is_malformed(&status) => Status::from(Error::RequestMalformed).into_http(),
         _ => answer,
     }
 }

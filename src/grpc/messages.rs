@@ -50,9 +50,10 @@ impl Order {
             Ok(pb::Stage::Acked) => return Err(Error::NotImplemented("STAGE_ACKED")),
             Err(_) => return Err(Error::field("receipt", "is not a stage")),
         };
-        // Only who still waits at the deadline can be told that the frame was dropped at it.
-        let deadline = deadline.filter(|_| written);
         let receipt = written.then(|| timeout.unwrap_or(RECEIPT_DEFAULT));
+        // Only who still waits at the deadline can be told that the frame was dropped at it; who was answered before, with the stage reached, was
+        // told that it stays in the outbox.
+        let deadline = deadline.filter(|deadline| receipt.is_some_and(|receipt| *deadline <= Instant::now() + receipt));
         let outgoing = Outgoing { target, payload, written, deadline, if_generation };
         Ok(Self { outgoing, receipt, min_cursor: request.min_cursor })
     }
@@ -93,7 +94,7 @@ impl Messages {
         settle(shared, order.accept(shared)?, order.receipt()).await
     }
 
-    fn broadcast(&self, request: pb::BroadcastRequest) -> Result<pb::BroadcastResponse, Error> {
+    async fn broadcast(&self, request: pb::BroadcastRequest) -> Result<pb::BroadcastResponse, Error> {
         use pb::broadcast_request::Payload as Given;
         let shared = &*self.0;
         let selector = match (request.everyone, request.labels.is_empty()) {
@@ -109,7 +110,7 @@ impl Messages {
         let payload = arguments::payload(payload, shared.registry.settings().outbox.bytes)?;
         // Taken before anyone is looked at.
         let cursor = shared.cursor(shared.head());
-        let outcome = shared.dispatch.broadcast(&selector, &payload);
+        let outcome = shared.dispatch.broadcast(&selector, &payload).await;
         Ok(pb::BroadcastResponse {
             matched: convert::count(outcome.matched),
             accepted: convert::count(outcome.accepted),
@@ -137,6 +138,7 @@ impl MessageService for Messages {
     }
 
     async fn broadcast(&self, request: Request<pb::BroadcastRequest>) -> Reply<pb::BroadcastResponse> {
-        reply(self.0.check_open().and_then(|()| self.broadcast(request.into_inner())))
+        let deadline = call::deadline(request.metadata());
+        reply(self.0.bounded(deadline, self.broadcast(request.into_inner())).await)
     }
 }

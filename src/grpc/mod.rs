@@ -9,6 +9,7 @@ mod error;
 mod events;
 mod filter;
 mod health;
+mod intake;
 mod leases;
 mod listener;
 mod messages;

@@ -1,4 +1,4 @@
-//! The first bytes of a connection: the HTTP/2 preface, in time, or it is not ours.
+//! The first bytes of a connection: the HTTP/2 preface with the head of the first frame, in time, or it is not ours.
 
 use std::io;
 use std::pin::Pin;
@@ -10,7 +10,13 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 /// What every HTTP/2 client sends first (RFC 9113, 3.4).
 const PREFACE: [u8; 24] = *b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// A peer that has not sent the preface by then has its place taken away.
+/// The head of a frame. The preface is followed by a SETTINGS frame at once (RFC 9113, 3.4); a peer that sends nothing after its preface
+/// would keep its place otherwise until the keepalive gives it up.
+const FRAME_HEAD: usize = 9;
+
+const HEAD: usize = PREFACE.len() + FRAME_HEAD;
+
+/// A peer that has not sent this much by then has its place taken away.
 const PREFACE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long the answer to somebody else's protocol may take to write.
@@ -19,17 +25,18 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(1);
 const NOT_HTTP2: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain\r\ncontent-length: 40\r\n\
 connection: close\r\n\r\nthis port speaks gRPC (HTTP/2, no TLS).\n";
 
-/// A connection whose preface was read, and is read again by whoever reads on.
+/// A connection whose first bytes were read, and are read again by whoever reads on.
 pub(super) struct Greeted<S> {
     stream: S,
+    head: [u8; HEAD],
     read: usize,
 }
 
 /// Reads the preface. None if the peer sent something else, nothing in time, or left; a peer that speaks HTTP/1 is told.
 pub(super) async fn greet<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> Option<Greeted<S>> {
-    let ours = tokio::time::timeout(PREFACE_DEADLINE, expect_preface(&mut stream)).await.ok()?.ok()?;
-    if ours {
-        return Some(Greeted { stream, read: 0 });
+    let read = tokio::time::timeout(PREFACE_DEADLINE, read_head(&mut stream)).await.ok()?.ok()?;
+    if let Some(head) = read {
+        return Some(Greeted { stream, head, read: 0 });
     }
     let answer = async {
         stream.write_all(NOT_HTTP2).await?;
@@ -40,20 +47,21 @@ pub(super) async fn greet<S: AsyncRead + AsyncWrite + Unpin>(mut stream: S) -> O
     None
 }
 
-/// Whether the peer sends the preface; answers as soon as a byte differs.
-async fn expect_preface(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<bool> {
-    let mut bytes = [0; PREFACE.len()];
+/// What the peer sends first, if it begins with the preface; none as soon as a byte differs.
+async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<[u8; HEAD]>> {
+    let mut bytes = [0; HEAD];
     let mut length = 0;
     while length < bytes.len() {
         match stream.read(&mut bytes[length..]).await? {
             0 => return Err(io::ErrorKind::UnexpectedEof.into()),
             more => length += more,
         }
-        if bytes[..length] != PREFACE[..length] {
-            return Ok(false);
+        let compared = length.min(PREFACE.len());
+        if bytes[..compared] != PREFACE[..compared] {
+            return Ok(None);
         }
     }
-    Ok(true)
+    Ok(Some(bytes))
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Greeted<S> {
@@ -62,10 +70,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Greeted<S> {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.read < PREFACE.len() {
-            let left = &PREFACE[self.read..];
-            let now = left.len().min(buffer.remaining());
-            buffer.put_slice(&left[..now]);
+        if self.read < HEAD {
+            let left = HEAD - self.read;
+            let now = left.min(buffer.remaining());
+            buffer.put_slice(&self.head[self.read..self.read + now]);
             self.read += now;
             return Poll::Ready(Ok(()));
         }
@@ -109,13 +117,14 @@ mod tests {
         peer.write_all(&PREFACE[..7]).await.expect("written");
         let reader = tokio::spawn(async move {
             let mut greeted = greet(ours).await.expect("the preface");
-            let mut all = vec![0; PREFACE.len() + 4];
+            let mut all = vec![0; HEAD + 4];
             greeted.read_exact(&mut all).await.map(|_| all)
         });
         peer.write_all(&PREFACE[7..]).await.expect("written");
+        peer.write_all(b"a setting").await.expect("written");
         peer.write_all(b"more").await.expect("written");
         let all = reader.await.expect("no panic").expect("read");
-        assert_eq!(all, [&PREFACE[..], b"more"].concat());
+        assert_eq!(all, [&PREFACE[..], b"a setting", b"more"].concat());
     }
 
     #[tokio::test]
@@ -132,7 +141,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_peer_and_one_that_stops_half_way_are_given_up() {
-        for sent in [&b""[..], &PREFACE[..23]] {
+        for sent in [&b""[..], &PREFACE[..23], &PREFACE[..]] {
             let (mut peer, ours) = tokio::io::duplex(64);
             peer.write_all(sent).await.expect("written");
             let began = tokio::time::Instant::now();

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use tonic::Streaming;
 
 use super::Shared;
-use super::error::{Error, Item, is_too_large};
+use super::error::{Error, Item, is_malformed, is_too_large};
 use super::messages::{Order, settle};
 use crate::pb;
 use crate::pb::{SendOutcome, SendStreamRequest, SendStreamResponse, TaggedSend};
@@ -81,12 +81,19 @@ impl Sends {
                         Ok(Some(request)) => sends = request.sends.into_iter(),
                         Ok(None) => open = false,
                         Err(status) if is_too_large(&status) => return Err(Error::RequestTooLarge),
-                        // The caller has gone, or what it sent is no request; either way nobody waits for outcomes.
+                        Err(status) if is_malformed(&status) => return Err(Error::RequestMalformed),
+                        // The caller has gone; nobody waits for outcomes.
                         Err(_) => return Ok(()),
                     },
                 }
             }
             for send in sends.by_ref() {
+                // Receipts that are there already make room for more.
+                while self.waiting.len() >= MAX_WAITING
+                    && let Some(Some(outcome)) = self.waiting.next().now_or_never()
+                {
+                    outcomes.push(outcome);
+                }
                 outcomes.extend(self.take(send));
                 if outcomes.len() >= RESPONSE_OUTCOMES {
                     break;

@@ -25,6 +25,7 @@ use tonic::service::Routes;
 use tower::Service as _;
 
 use super::error::{in_our_words, trailers_of_shutdown};
+use super::intake::Intake;
 use super::listener::{Accepted, Listener};
 use super::preface::greet;
 use crate::metrics::Metrics;
@@ -44,6 +45,8 @@ const HEADER_LIST: u32 = 16 << 10;
 const LOCAL_RESETS: usize = 1024;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// The one method of ours that streams its requests.
+const SENDS_STREAM: &str = "/heartwire.v1.MessageService/SendStream";
 /// How long to wait after accepting failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often that is worth a line in the log.
@@ -73,7 +76,7 @@ pub struct Serving {
 /// cancel `stop` only once that has begun.
 pub async fn serve(listener: Listener, serving: Serving) {
     let Serving { routes, closing, stop, metrics } = serving;
-    let front = Front { routes, closing: closing.clone() };
+    let front = Front { routes, closing: closing.clone(), intake: Intake::default() };
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let connections = TaskTracker::new();
     let ended = Ended { stop: stop.clone(), now: closing.now().clone() };
@@ -184,6 +187,7 @@ impl Failures {
 pub(super) struct Front {
     pub(super) routes: Routes,
     pub(super) closing: Closing,
+    pub(super) intake: Intake,
 }
 
 impl hyper::service::Service<Request<Incoming>> for Front {
@@ -195,7 +199,13 @@ impl hyper::service::Service<Request<Incoming>> for Front {
         let mut routes = self.routes.clone();
         // Health and reflection are not ours, and their streams know nothing of a shutdown.
         if !request.uri().path().starts_with("/grpc.") {
-            let response = routes.call(request);
+            // One that streams requests reads them as they come; any other is read whole before anything is done.
+            if request.uri().path() == SENDS_STREAM {
+                let response = routes.call(request);
+                return Box::pin(async move { Ok(in_our_words(response.await?)) });
+            }
+            let intake = self.intake.clone();
+            let response = routes.call(request.map(|body| intake.bound(body)));
             return Box::pin(async move { Ok(in_our_words(response.await?)) });
         }
         let closing = self.closing.clone();

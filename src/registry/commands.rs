@@ -122,8 +122,11 @@ impl Registry {
         self.command(target, if_generation, |connection| {
             let mut ledger = connection.ledger();
             let labels = ledger.labels.changed(set.clone(), remove.clone())?;
+            if labels == ledger.labels {
+                return Ok(None);
+            }
             let previous = std::mem::replace(&mut ledger.labels, labels);
-            Ok(EventKind::LabelsChanged { previous })
+            Ok(Some(EventKind::LabelsChanged { previous }))
         })
         .await
     }
@@ -147,18 +150,22 @@ impl Registry {
             if cadence.timeout <= cadence.interval {
                 return Err(CommandError::Cadence { interval: cadence.interval, timeout: cadence.timeout });
             }
+            if cadence == old {
+                return Ok(None);
+            }
             ledger.cadence = cadence;
-            Ok(EventKind::HeartbeatChanged(cadence))
+            Ok(Some(EventKind::HeartbeatChanged(cadence)))
         })
         .await
     }
 
-    /// Submits an event for each connection that a target names and waits until they are visible.
+    /// Submits the event that is decided on for the connection that a target names, and waits until it is visible. When there is nothing to
+    /// change, it waits for what was submitted before, so that the answer is of the log all the same.
     async fn command(
         &self,
         target: &Target,
         if_generation: Option<Generation>,
-        mut decide: impl FnMut(&Arc<Connection>) -> Result<EventKind, CommandError>,
+        mut decide: impl FnMut(&Arc<Connection>) -> Result<Option<EventKind>, CommandError>,
     ) -> Result<Commanded, CommandError> {
         let room = tokio::time::timeout(LOG_DEADLINE, self.log.budget().reserve(0));
         let mut room = Some(room.await.map_err(|_| CommandError::LogUnavailable)?);
@@ -175,14 +182,43 @@ impl Registry {
                 .filter(|member| member.info.connection_id == connection.info().connection_id)
                 .map(|member| ConnectionView { labels: labels.clone(), cadence, ..self.view(member) })
                 .collect();
-            let room = room.take().ok_or(CommandError::LogUnavailable)?;
-            let mut entry = Entry::new(self.event(&connection, labels, kind), room);
-            let committed = entry.notify();
-            self.log.submit(entry);
+            let committed = match (kind, room.take()) {
+                (Some(kind), Some(room)) => {
+                    let mut entry = Entry::new(self.event(&connection, labels.clone(), kind), room);
+                    let committed = entry.notify();
+                    self.log.submit(entry);
+                    Some(committed)
+                }
+                _ => None,
+            };
             Ok((views, committed))
         })?;
+        let Some(committed) = committed else {
+            return self.until_applied(views).await;
+        };
         let committed = tokio::time::timeout(LOG_DEADLINE, committed).await;
         let offset = committed.ok().and_then(Result::ok).ok_or(CommandError::LogUnavailable)?;
+        Ok(Commanded { connections: views, offset })
+    }
+
+    /// Waits until the fold shows these connections as they are, or does not have them any more.
+    async fn until_applied(&self, views: Vec<ConnectionView>) -> Result<Commanded, CommandError> {
+        let mut head = self.log.watch_head();
+        let applied = async {
+            loop {
+                head.mark_unchanged();
+                let mut exact_at = 0;
+                let all = views.iter().all(|view| {
+                    let (found, offset) = self.get(&Target::Connection(view.info.connection_id));
+                    exact_at = offset;
+                    found.iter().all(|now| now.labels == view.labels && now.cadence == view.cadence)
+                });
+                if all || head.changed().await.is_err() {
+                    return exact_at;
+                }
+            }
+        };
+        let offset = tokio::time::timeout(LOG_DEADLINE, applied).await.map_err(|_| CommandError::LogUnavailable)?;
         Ok(Commanded { connections: views, offset })
     }
 

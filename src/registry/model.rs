@@ -140,6 +140,14 @@ impl Model {
         self.owners.get(info.client_id.as_str()) == Some(&info.connection_id)
     }
 
+    fn submitted_labels(&self, id: ConnectionKey) -> Labels {
+        let newest = self.lines.iter().rev().find_map(|line| match line {
+            Line::Labels { connection, labels } if *connection == id => Some(labels.clone()),
+            _ => None,
+        });
+        newest.unwrap_or_default()
+    }
+
     fn end(&mut self, registration: &Registration, cause: Cause) {
         if self.owns(registration) {
             let info = registration.connection().info();
@@ -240,11 +248,14 @@ fn play(duplicates: Duplicates, ops: Vec<Op>) {
                 // Submitted at its first poll; nobody waits for the answer.
                 let asked = world.registry.update_labels(&target, [("k", &*value)].into_iter(), [].into_iter(), None);
                 let answered = asked.now_or_never();
-                let committed = model.committed.values().any(|(connection, _)| *connection == info.connection_id);
-                if model.owns(&held[at]) && committed {
-                    assert!(answered.is_none(), "answered before it was committed");
-                    let labels = Labels::new([("k", value)]).expect("good");
-                    model.lines.push(Line::Labels { connection: info.connection_id, labels });
+                let labels = Labels::new([("k", value)]).expect("good");
+                let committed = model.committed.values().find(|(connection, _)| *connection == info.connection_id);
+                if let Some((_, committed)) = committed.filter(|_| model.owns(&held[at])) {
+                    let answered = matches!(answered, Some(Ok(_)));
+                    assert_eq!(answered, model.submitted_labels(info.connection_id) == labels && *committed == labels);
+                    if model.submitted_labels(info.connection_id) != labels {
+                        model.lines.push(Line::Labels { connection: info.connection_id, labels });
+                    }
                 } else {
                     assert!(matches!(answered, Some(Err(CommandError::NotConnected))), "not committed, or ending");
                 }

@@ -137,15 +137,13 @@ impl Registry {
         (0..SHARDS).map(|shard| self.lock(shard).fold.len()).sum()
     }
 
-    /// Every open connection of this node whose labels match, a shard at a time.
-    pub fn for_each_open(&self, selector: &Labels, mut each: impl FnMut(&Arc<Connection>)) {
-        for number in 0..SHARDS {
-            let shard = self.lock(number);
-            for (_, member) in shard.fold.iter() {
-                let Some(local) = &member.held else { continue };
-                if member.labels.match_all(selector) && !local.connection.has(signal::SEALED) {
-                    each(&local.connection);
-                }
+    /// Every open connection of this node in one shard whose labels match.
+    pub fn for_each_open(&self, shard: usize, selector: &Labels, mut each: impl FnMut(&Arc<Connection>)) {
+        let shard = self.lock(shard);
+        for (_, member) in shard.fold.iter() {
+            let Some(local) = &member.held else { continue };
+            if member.labels.match_all(selector) && !local.connection.has(signal::SEALED) {
+                each(&local.connection);
             }
         }
     }

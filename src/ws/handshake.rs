@@ -57,7 +57,7 @@ impl Denied {
     }
 
     pub(super) fn draining() -> Self {
-        Self::new(Handshake::TooMany, StatusCode::SERVICE_UNAVAILABLE, "draining, try another node")
+        Self::new(Handshake::Draining, StatusCode::SERVICE_UNAVAILABLE, "draining, try another node")
             .with(RETRY_AFTER, "1")
     }
 

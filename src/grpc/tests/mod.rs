@@ -24,6 +24,7 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use super::intake::Intake;
 use super::server::{Ended, Front, serve_connection};
 use super::{Deps, DrainDefaults, Limits, Listener, Node, Services, Serving, serve};
 use crate::clock::Clock;
@@ -109,7 +110,7 @@ impl Rig {
     /// Over a pipe in memory, so that time can be paused: the kernel is no part of it.
     fn paused(options: Options) -> Self {
         let (mut rig, routes) = Self::parts(options);
-        let front = Front { routes, closing: rig.closing.clone() };
+        let front = Front { routes, closing: rig.closing.clone(), intake: Intake::default() };
         let ended = Ended { stop: rig.stop.clone(), now: rig.closing.now().clone() };
         let connector = tower::service_fn(move |_| {
             let (front, ended) = (front.clone(), ended.clone());

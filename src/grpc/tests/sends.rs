@@ -60,6 +60,19 @@ async fn a_receipt_that_does_not_come_in_time_is_ok_with_the_stage_reached() {
     assert_eq!(write_out(&alice), ["hello"], "it stays in the outbox");
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_was_answered_as_accepted_is_not_taken_out_again_at_a_deadline_of_the_call_that_came_later() {
+    let rig = Rig::paused(Options::default());
+    let alice = rig.join("alice").await;
+    let receipt_timeout = Some(prost_types::Duration { seconds: 0, nanos: 20_000_000 });
+    let mut request = tonic::Request::new(SendRequest { receipt_timeout, ..written("alice") });
+    request.set_timeout(Duration::from_secs(2));
+    let answer = rig.messages().send(request).await.expect("no error").into_inner();
+    assert_eq!(answer.deliveries[0].stage, i32::from(Stage::Accepted));
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(write_out(&alice), ["hello"]);
+}
+
 #[tokio::test]
 async fn a_connection_that_ends_with_the_message_on_the_way_leaves_the_outcome_unknown() {
     let rig = Rig::start().await;

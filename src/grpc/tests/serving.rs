@@ -124,6 +124,28 @@ async fn a_request_over_the_limit_is_refused_with_a_reason_of_ours() {
 }
 
 #[tokio::test]
+async fn bytes_that_are_no_request_are_the_callers_fault_and_named_so() {
+    let rig = Rig::start().await;
+    let mut raw = tonic::client::Grpc::new(rig.channel.clone());
+    raw.ready().await.expect("ready");
+    // Field 1 of GetClient is a string, and these bytes are no UTF-8.
+    let codec = tonic_prost::ProstCodec::<Vec<u8>, pb::GetClientResponse>::default();
+    let path = hyper::http::uri::PathAndQuery::from_static("/heartwire.v1.ConnectionService/GetClient");
+    let refused = raw.unary(tonic::Request::new(vec![0xff, 0xfe]), path, codec).await.expect_err("malformed");
+    assert_error(&refused, Code::InvalidArgument, "REQUEST_MALFORMED");
+
+    // Field 1 of SendStreamRequest is a message, and this is none; what was in order before it is answered.
+    raw.ready().await.expect("ready");
+    let codec = tonic_prost::ProstCodec::<Vec<u8>, pb::SendStreamResponse>::default();
+    let path = hyper::http::uri::PathAndQuery::from_static("/heartwire.v1.MessageService/SendStream");
+    let requests = futures_util::stream::iter([vec![0x08, 0x01], vec![0xff, 0xff, 0xff]]);
+    let mut outcomes = raw.streaming(tonic::Request::new(requests), path, codec).await.expect("begun").into_inner();
+    let answered = outcomes.message().await.expect("no error").expect("outcomes");
+    assert_eq!((answered.outcomes.len(), answered.outcomes[0].tag), (1, 1));
+    assert_error(&outcomes.message().await.expect_err("malformed"), Code::InvalidArgument, "REQUEST_MALFORMED");
+}
+
+#[tokio::test]
 async fn a_method_that_does_not_exist_is_unimplemented() {
     let rig = Rig::start().await;
     let mut client = tonic::client::Grpc::new(rig.channel.clone());

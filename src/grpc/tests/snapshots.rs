@@ -173,7 +173,7 @@ async fn under_churn_a_snapshot_is_the_fold_at_its_cursor_and_the_stream_goes_on
     let end = rig.cursor(rig.head());
     until.send_replace(Some(end.clone()));
     let truth = reference.until(&end).await;
-    assert!(truth.len() > 2_000, "too little happened to prove anything: {}", truth.len());
+    assert!(truth.len() > 300, "too little happened to prove anything: {}", truth.len());
     let now = Fold::of_registry(rig.listed().await);
     for follower in followers {
         let (state, cursor, fold) = follower.await.expect("no gap and no duplicate");

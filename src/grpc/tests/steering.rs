@@ -38,6 +38,29 @@ async fn a_heartbeat_is_retuned_live_and_judged_on_the_outcome() {
 }
 
 /// A rig whose log commits only when told, with one client.
+#[tokio::test]
+async fn asking_for_what_is_so_already_logs_nothing() {
+    let rig = Rig::start().await;
+    let _alice = rig.join("alice").await;
+    let set = labels(&[("room", "7")]);
+    let update_labels = async || {
+        let request = pb::UpdateLabelsRequest { target: client("alice"), set: set.clone(), ..Default::default() };
+        rig.connections().update_labels(request).await.expect("done").into_inner()
+    };
+    let update_heartbeat = async || {
+        let heartbeat = settings(Some((20, 0)), None);
+        let request = pb::UpdateHeartbeatRequest { target: client("alice"), heartbeat, if_generation: 0 };
+        rig.connections().update_heartbeat(request).await.expect("done").into_inner()
+    };
+    let (labelled, retuned) = (update_labels().await, update_heartbeat().await);
+    let head = rig.head();
+    let (again, retuned_again) = (update_labels().await, update_heartbeat().await);
+    assert_eq!(rig.head(), head);
+    assert_eq!(again.connections[0].labels, labelled.connections[0].labels);
+    assert_eq!(retuned_again.connections[0].heartbeat, retuned.connections[0].heartbeat);
+    assert_eq!(again.cursor, rig.cursor(head));
+}
+
 async fn stuck() -> (Rig, Registration) {
     let rig = Rig::paused(Options { commits: false, ..Options::default() });
     let (registry, log) = (Arc::clone(&rig.registry), Arc::clone(&rig.log));
