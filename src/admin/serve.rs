@@ -17,10 +17,10 @@ use tokio_util::task::TaskTracker;
 use super::{AdminState, router};
 
 /// Connections at a time; further ones wait in the kernel's queue.
-pub const MAX_CONNECTIONS: usize = 64;
+pub const MAX_CONNECTIONS: usize = 256;
 
 /// How long a request's head may take, and how long a kept-alive connection may be idle.
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const HEADER_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How long a connection may live, busy or not; it bounds a peer that asks and never reads. A scraper reconnects.
 const MAX_AGE: Duration = Duration::from_secs(60);

@@ -214,7 +214,7 @@ async fn garbage_and_endless_heads_are_refused_and_the_next_client_is_served() {
 async fn silent_connections_do_not_keep_their_slots() {
     let server = Server::start().await;
     let mut silent = Vec::new();
-    for _ in 0..64 {
+    for _ in 0..MAX_CONNECTIONS {
         silent.push(server.connect().await);
     }
     // One exchange over the last slot shows that all of them were accepted.
@@ -225,7 +225,7 @@ async fn silent_connections_do_not_keep_their_slots() {
 
     let beyond = server.get("/livez");
     let mut beyond = std::pin::pin!(beyond);
-    assert!(tokio::time::timeout(Duration::from_millis(100), beyond.as_mut()).await.is_err(), "a 65th was served");
+    assert!(tokio::time::timeout(Duration::from_millis(100), beyond.as_mut()).await.is_err(), "one more was served");
     tokio::time::pause();
     tokio::time::advance(Duration::from_secs(11)).await;
     tokio::time::resume();

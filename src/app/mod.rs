@@ -1,5 +1,6 @@
 //! The application: binds the listeners, wires the parts, and takes them down in order. The only place that names concrete backends.
 
+mod apart;
 mod banner;
 mod descriptors;
 mod listeners;
@@ -32,6 +33,7 @@ use crate::metrics::{Metrics, Reading};
 use crate::registry::Registry;
 use crate::shutdown::Closing;
 use crate::ws::{self, WsServer};
+use apart::Apart;
 use vital::Vital;
 
 /// The part of the shutdown deadline within which connections are closed; the rest is for streams to carry it to their backends.
@@ -56,6 +58,8 @@ pub struct App {
     connections: TaskTracker,
     grpc_stop: CancellationToken,
     grpc: JoinHandle<()>,
+    /// Where `grpc` runs; goes with the node.
+    backends: Apart,
     stop: CancellationToken,
     background: TaskTracker,
     failed: CancellationToken,
@@ -72,6 +76,17 @@ pub struct Addresses {
     pub admin: SocketAddr,
 }
 
+/// Why a node cannot start on listeners that were bound.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The compiled-in contract cannot be served.
+    #[error(transparent)]
+    Contract(#[from] grpc::ServeError),
+    /// The threads of the control plane cannot be started.
+    #[error("cannot start the threads of the control plane: {0}")]
+    Runtime(std::io::Error),
+}
+
 /// How a shutdown went.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
@@ -85,8 +100,8 @@ impl App {
     /// Starts a node on listeners that are bound already. It is ready when this returns.
     ///
     /// # Errors
-    /// Only if the compiled-in contract cannot be served.
-    pub fn start(config: Config, listeners: Listeners, clock: Clock) -> Result<Self, grpc::ServeError> {
+    /// [`StartError`] if a part cannot be made.
+    pub fn start(config: Config, listeners: Listeners, clock: Clock) -> Result<Self, StartError> {
         let addresses = listeners.addresses(&config);
         let max_connections = descriptors::usable_connections(config.ws.max_connections, config.ws.max_handshakes);
         let metrics = Arc::new(Metrics::default());
@@ -142,7 +157,8 @@ impl App {
             stop: grpc_stop.clone(),
             metrics: Arc::clone(&metrics),
         };
-        let grpc = tokio::spawn(grpc::serve(listeners.grpc, serving));
+        let backends = Apart::new("backends").map_err(StartError::Runtime)?;
+        let grpc = backends.spawn(grpc::serve(listeners.grpc, serving));
 
         // The admin endpoint.
         let (readiness, ready) = watch::channel(Readiness::Starting);
@@ -198,6 +214,7 @@ impl App {
             connections,
             grpc_stop,
             grpc,
+            backends,
             stop,
             background,
             failed: vital.failed(),
@@ -249,6 +266,7 @@ impl App {
         self.stop.cancel();
         self.background.close();
         let stopped = timeout(LAST_STEPS / 3, self.background.wait()).await.is_ok();
+        drop(self.backends);
         tracing::info!(drained, carried, closed, stopped, "stopped");
         if drained { Outcome::Clean } else { Outcome::Late }
     }

@@ -43,6 +43,9 @@ const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 8 << 20;
 const HEADER_LIST: u32 = 16 << 10;
 const LOCAL_RESETS: usize = 1024;
+/// Streams that the peer resets before we have looked at them. h2's own 20 is reached by a backend that cancels a burst of calls, and costs it its
+/// `Subscribe` on the same channel; a flood is noticed all the same.
+const PENDING_RESETS: usize = 512;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// The one method of ours that streams its requests.
@@ -140,6 +143,7 @@ where
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
         .max_local_error_reset_streams(LOCAL_RESETS)
+        .max_pending_accept_reset_streams(PENDING_RESETS)
         .max_header_list_size(HEADER_LIST)
         .keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::header::{
-    ALLOW, CONNECTION, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER, SEC_WEBSOCKET_ACCEPT,
-    SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, UPGRADE,
+    ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER,
+    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::{Method, Request, Response, StatusCode, Version};
 use percent_encoding::percent_decode_str;
@@ -126,9 +126,23 @@ fn check_form(method: &Method, version: Version, headers: &HeaderMap) -> Result<
         .with(UPGRADE, "websocket")
         .with(CONNECTION, "close, Upgrade"));
     }
+    if headers.get_all(SEC_WEBSOCKET_VERSION).iter().count() > 1
+        || headers.get_all(SEC_WEBSOCKET_KEY).iter().count() > 1
+    {
+        return Err(Denied::bad("Sec-WebSocket-Key and Sec-WebSocket-Version may be given once"));
+    }
     let key = headers.get(SEC_WEBSOCKET_KEY).and_then(|key| STANDARD.decode(key.as_bytes()).ok());
     if key.is_none_or(|key| key.len() != 16) {
         return Err(Denied::bad("Sec-WebSocket-Key is missing or is not 16 bytes in base64"));
+    }
+    if !headers.contains_key(HOST) {
+        return Err(Denied::bad("Host is missing"));
+    }
+    // Somebody on the way might take the body for frames, or the frames for a body.
+    let body =
+        headers.get(CONTENT_LENGTH).is_some_and(|length| length != "0") || headers.contains_key(TRANSFER_ENCODING);
+    if body {
+        return Err(Denied::bad("a WebSocket handshake has no body"));
     }
     Ok(())
 }
@@ -200,6 +214,7 @@ mod tests {
 
     fn request(change: impl FnOnce(&mut Request<()>)) -> Request<()> {
         let mut request = Request::get("/any/path")
+            .header(HOST, "example")
             .header(UPGRADE, "WebSocket")
             .header(CONNECTION, "keep-alive, Upgrade")
             .header(SEC_WEBSOCKET_VERSION, "13")
@@ -237,6 +252,13 @@ mod tests {
         assert_eq!(outcome(&without(SEC_WEBSOCKET_VERSION)), Err(426));
         assert_eq!(outcome(&with(SEC_WEBSOCKET_VERSION, "8")), Err(426));
         assert_eq!(outcome(&without(SEC_WEBSOCKET_KEY)), Err(400));
+        assert_eq!(outcome(&without(HOST)), Err(400));
+        assert_eq!(outcome(&with(CONTENT_LENGTH, "5")), Err(400));
+        assert_eq!(outcome(&with(CONTENT_LENGTH, "0")), Ok(None));
+        assert_eq!(outcome(&with(TRANSFER_ENCODING, "chunked")), Err(400));
+        let twice = |name, value| request(|r| assert!(r.headers_mut().append(name, HeaderValue::from_static(value))));
+        assert_eq!(outcome(&twice(SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ==")), Err(400));
+        assert_eq!(outcome(&twice(SEC_WEBSOCKET_VERSION, "8")), Err(400));
         assert_eq!(outcome(&with(SEC_WEBSOCKET_KEY, "c2hvcnQ=")), Err(400));
         assert_eq!(outcome(&with(ORIGIN, "https://evil.example")), Err(403));
         assert_eq!(outcome(&with(ORIGIN, "https://app.example")), Ok(None));

@@ -36,6 +36,9 @@ const LARGE_MESSAGE: usize = 4 * 1024;
 /// replaces it, so a client that pings and does not read costs no more.
 const MACHINE_BUFFER: usize = 512;
 
+/// What is read and dropped while a client that is done for is waited for to end; one that sends more is cut off.
+const MAX_DISCARDED: usize = 256 * 1024;
+
 /// A stream under a WebSocket.
 pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Whether bytes (or the end) wait to be read, asked of the kernel and not of the runtime, which may not know yet.
@@ -70,6 +73,8 @@ pub struct WsSocket<S> {
     active: bool,
     /// A large message has grown the read buffer.
     grown: bool,
+    /// Bytes read and dropped after the end.
+    discarded: usize,
 }
 
 /// What a masked data frame of so many bytes takes on the wire at the least (RFC 6455, 5.2).
@@ -105,6 +110,7 @@ impl<S: Wire> WsSocket<S> {
             surplus: ahead,
             active: false,
             grown: false,
+            discarded: 0,
         }
     }
 
@@ -257,13 +263,15 @@ impl<S: Wire> FrameSocket for WsSocket<S> {
             return Poll::Ready(());
         }
         let mut waste = [0u8; 2048];
-        loop {
+        while self.discarded < MAX_DISCARDED {
             let mut waste = ReadBuf::new(&mut waste);
             let read = ready!(Pin::new(&mut self.stream).poll_read(context, &mut waste));
             if read.is_err() || waste.filled().is_empty() {
-                return Poll::Ready(());
+                break;
             }
+            self.discarded += waste.filled().len();
         }
+        Poll::Ready(())
     }
 }
 
@@ -358,7 +366,7 @@ mod tests {
     }
 
     async fn reads_nothing(socket: &mut WsSocket<DuplexStream>) {
-        poll_fn(|context| Poll::Ready(assert!(socket.poll_read(context).is_pending()))).await;
+        assert!(poll_fn(|context| Poll::Ready(socket.poll_read(context).is_pending())).await);
     }
 
     #[tokio::test]
