@@ -68,7 +68,7 @@ pub(super) struct ClientArgs {
     #[command(flatten)]
     pub(super) at: ServerArgs,
 
-    /// How long connecting and each call may take
+    /// How long connecting and each call may take; of a stream, until it is answered
     #[arg(long, value_name = "TIME", default_value = "10s", value_parser = time)]
     pub(super) timeout: Duration,
 }
@@ -205,7 +205,8 @@ pub(super) struct SendArgs {
     #[arg(required_unless_present = "connection")]
     pub(super) client_id: Option<String>,
 
-    /// The text; - reads it from stdin, without its last line end
+    /// The text; - reads it from stdin, without its last line end; one that begins with a dash comes after --, as in
+    /// send alice -- -x
     pub(super) text: Option<String>,
 
     /// Send to this connection only, instead of a client id
@@ -217,7 +218,13 @@ pub(super) struct SendArgs {
     pub(super) binary: Option<PathBuf>,
 
     /// Only to the connection of this generation
-    #[arg(long, value_name = "GENERATION", default_value_t = 0, hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "GENERATION",
+        default_value_t = 0,
+        hide_default_value = true,
+        allow_negative_numbers = true
+    )]
     pub(super) if_generation: i64,
 
     /// The stage to wait for
@@ -239,7 +246,8 @@ pub(super) struct BroadcastArgs {
     #[command(flatten)]
     pub(super) client: ClientArgs,
 
-    /// The text; - reads it from stdin, without its last line end
+    /// The text; - reads it from stdin, without its last line end; one that begins with a dash comes after --, as in
+    /// broadcast --everyone -- -x
     #[arg(required_unless_present = "binary")]
     pub(super) text: Option<String>,
 
@@ -282,7 +290,13 @@ pub(super) struct DisconnectArgs {
     pub(super) reason: String,
 
     /// Only the connection of this generation
-    #[arg(long, value_name = "GENERATION", default_value_t = 0, hide_default_value = true)]
+    #[arg(
+        long,
+        value_name = "GENERATION",
+        default_value_t = 0,
+        hide_default_value = true,
+        allow_negative_numbers = true
+    )]
     pub(super) if_generation: i64,
 
     /// Print the answer as JSON, as the contract has it
@@ -302,6 +316,10 @@ pub(super) struct HealthcheckArgs {
     /// How long it may take in all
     #[arg(long, value_name = "TIME", default_value = "2s", value_parser = time)]
     pub(super) timeout: Duration,
+
+    /// Print the answer as JSON, as the contract of grpc.health.v1 has it
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 fn time(text: &str) -> Result<Duration, String> {

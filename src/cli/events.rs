@@ -16,6 +16,8 @@ use crate::pb::subscribe_request::Start;
 
 const LEAST_WAIT: Duration = Duration::from_millis(500);
 const MOST_WAIT: Duration = Duration::from_secs(30);
+/// So long the server lets a snapshot wait for its turn before it answers.
+const SNAPSHOT_TURN: Duration = Duration::from_secs(10);
 
 /// How one stream ended.
 enum End {
@@ -55,6 +57,8 @@ pub(super) async fn run(
         },
         wait: LEAST_WAIT,
         subscribed: false,
+        timeout: args.client.timeout,
+        told: false,
         left: args.limit,
         lines: (!args.json).then(Lines::default),
     };
@@ -64,7 +68,9 @@ pub(super) async fn run(
             End::Lost(status) => status,
         };
         if args.no_resume || !can_resume(&status, stream.subscribed) {
-            if let Start::Cursor(cursor) = &stream.start {
+            if let Start::Cursor(cursor) = &stream.start
+                && stream.told
+            {
                 note(notes, &format!("the last cursor is {}", text::escaped(cursor)));
             }
             return Err(status.into());
@@ -105,6 +111,10 @@ struct Stream {
     wait: Duration,
     /// Whether any attempt was let in.
     subscribed: bool,
+    /// How long each attempt may take to be answered.
+    timeout: Duration,
+    /// Whether the server gave the cursor in `start`, rather than the flags.
+    told: bool,
     /// Events still to print.
     left: Option<u64>,
     /// None: JSON.
@@ -118,9 +128,13 @@ impl Stream {
             filter: Some(self.filter.clone()),
             ..Default::default()
         };
-        let mut responses = match self.client.subscribe(request).await {
-            Ok(responses) => responses.into_inner(),
-            Err(status) => return Ok(End::Lost(status)),
+        let turn = if matches!(self.start, Start::Snapshot(_)) { SNAPSHOT_TURN } else { Duration::ZERO };
+        let timeout = self.timeout + turn;
+        let mut responses = match tokio::time::timeout(timeout, self.client.subscribe(request)).await {
+            Ok(Ok(responses)) => responses.into_inner(),
+            Ok(Err(status)) => return Ok(End::Lost(status)),
+            Err(_) if !self.subscribed => return Err(CliError::TimedOut(timeout)),
+            Err(_) => return Ok(End::Lost(Status::unavailable(CliError::TimedOut(timeout).to_string()))),
         };
         self.subscribed = true;
         loop {
@@ -162,6 +176,7 @@ impl Stream {
         }
         if !response.cursor.is_empty() {
             self.start = Start::Cursor(response.cursor.clone());
+            self.told = true;
         }
         Ok(false)
     }

@@ -45,6 +45,10 @@ impl<T> Shared<T> {
         self.0.lock().unwrap().drain(..).collect()
     }
 
+    pub(super) fn count(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
     async fn next(&self) -> T {
         let next = self.0.lock().unwrap().pop_front();
         match next {

@@ -10,9 +10,13 @@ use serde::Serialize as _;
 use crate::pb;
 
 /// Decoded once; `None` only if the descriptors compiled in were damaged, which the tests would show.
-static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| DescriptorPool::decode(pb::FILE_DESCRIPTOR_SET).ok());
+static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| {
+    let mut pool = DescriptorPool::decode(pb::FILE_DESCRIPTOR_SET).ok()?;
+    pool.decode_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET).ok()?;
+    Some(pool)
+});
 
-/// Writes a message of the given name in `heartwire.v1` and a line end.
+/// Writes a message of the given name, in `heartwire.v1` unless it says its package, and a line end.
 pub(super) fn write_line(out: &mut dyn Write, name: &str, message: &impl Message) -> io::Result<()> {
     let line = to_json(name, message).map_err(io::Error::other)?;
     writeln!(out, "{}", inert(&line))
@@ -33,7 +37,8 @@ fn inert(line: &str) -> String {
 }
 
 fn to_json(name: &str, message: &impl Message) -> Result<String, String> {
-    let descriptor = POOL.as_ref().and_then(|pool| pool.get_message_by_name(&format!("heartwire.v1.{name}")));
+    let full_name = if name.contains('.') { name.to_owned() } else { format!("heartwire.v1.{name}") };
+    let descriptor = POOL.as_ref().and_then(|pool| pool.get_message_by_name(&full_name));
     let descriptor = descriptor.ok_or_else(|| format!("no descriptor for {name}"))?;
     let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice());
     let mut serializer = serde_json::Serializer::new(Vec::new());
@@ -106,6 +111,7 @@ mod tests {
             assert!(to_json(name, &pb::NowStart {}).is_ok(), "{name}");
         }
         assert!(to_json("DisconnectResponse", &pb::NowStart {}).is_ok());
+        assert!(to_json("grpc.health.v1.HealthCheckResponse", &pb::NowStart {}).is_ok());
         assert!(to_json("Nothing", &pb::NowStart {}).is_err());
     }
 }

@@ -17,13 +17,14 @@ mod text;
 #[cfg(test)]
 mod fake;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::SystemTime;
 
+use clap::builder::Resettable;
 use clap::error::ErrorKind;
-use clap::{CommandFactory as _, Parser as _};
+use clap::{CommandFactory as _, FromArgMatches as _};
 use tonic::transport::Channel;
 
 use self::args::{Cli, ClientArgs, Command};
@@ -50,7 +51,7 @@ pub fn command() -> clap::Command {
 ///
 /// Exit codes: 0 done, 1 failed, 2 wrong usage. Failures are one line on stderr.
 pub fn main(args: impl IntoIterator<Item = OsString>) -> Outcome {
-    let command = match Cli::try_parse_from(args) {
+    let command = match parse(args) {
         Ok(Cli { config, command: None }) => return Outcome::Serve(Box::new(config)),
         Ok(Cli { command: Some(Command::Serve(config)), .. }) => return Outcome::Serve(Box::new(config)),
         Ok(Cli { command: Some(command), .. }) => command,
@@ -69,6 +70,23 @@ pub fn main(args: impl IntoIterator<Item = OsString>) -> Outcome {
             error.exit_code()
         }
     })
+}
+
+fn parse(args: impl IntoIterator<Item = OsString>) -> Result<Cli, clap::Error> {
+    let is_empty = |name: &OsStr| std::env::var_os(name).is_some_and(|value| value.is_empty());
+    let mut command = without_empty_variables(Cli::command(), &is_empty);
+    let mut matches = command.try_get_matches_from_mut(args)?;
+    Cli::from_arg_matches_mut(&mut matches).map_err(|error| error.format(&mut command))
+}
+
+/// Empty environment variables are as good as unset: whoever writes them into a Compose file or a Helm chart has
+/// nothing to say, and clap would refuse them.
+fn without_empty_variables(command: clap::Command, is_empty: &dyn Fn(&OsStr) -> bool) -> clap::Command {
+    let command = command.mut_args(|arg| match arg.get_env() {
+        Some(name) if is_empty(name) => arg.env(Resettable::Reset),
+        _ => arg,
+    });
+    command.mut_subcommands(|subcommand| without_empty_variables(subcommand, is_empty))
 }
 
 fn exit_code(kind: ErrorKind) -> ExitCode {
@@ -113,7 +131,7 @@ async fn run(command: Command, out: &mut dyn Write) -> Result<(), CliError> {
         Command::Healthcheck(args) => {
             let check = async {
                 let channel = connect(&args.at.server, args.timeout).await?;
-                healthcheck::run(channel, &args.service, args.timeout, out).await
+                healthcheck::run(channel, &args, out).await
             };
             // One limit for both steps: a probe has its own, and kills what is over it without a word.
             let checked = tokio::time::timeout(args.timeout, check).await;

@@ -18,8 +18,8 @@ use crate::pb::message_service_client::MessageServiceClient;
 use crate::pb::send_request::Payload;
 use crate::pb::target::Target;
 
-/// No server takes more in one gRPC message; so much is read before one is asked.
-const MOST_BYTES: u64 = 4 * 1024 * 1024;
+/// What is read into memory at most. Whether a message is too big is for the server to say, by its configuration.
+const MOST_BYTES: u64 = 64 * 1024 * 1024;
 
 /// What the flags ask to be sent; the message may be read from stdin here.
 pub(super) fn send_request(args: &SendArgs, stdin: &mut dyn Read) -> Result<pb::SendRequest, CliError> {
@@ -157,7 +157,7 @@ fn read(from: &mut dyn Read, what: &str) -> Result<Vec<u8>, CliError> {
     let mut bytes = Vec::new();
     from.take(MOST_BYTES + 1).read_to_end(&mut bytes).map_err(|error| input(what, error))?;
     if bytes.len() as u64 > MOST_BYTES {
-        return Err(input(what, io::Error::other("over 4 MiB, more than any message may have")));
+        return Err(input(what, io::Error::other("it is over 64 MiB, the most that this command reads")));
     }
     Ok(bytes)
 }

@@ -1,6 +1,8 @@
+use clap::Parser as _;
+
 use super::*;
 
-fn parse(line: &[&str]) -> Result<Cli, clap::Error> {
+fn parse_line(line: &[&str]) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(["heartwire"].iter().chain(line))
 }
 
@@ -29,8 +31,39 @@ fn serving_is_what_happens_without_a_subcommand_and_takes_the_same_flags_with_it
 
 #[test]
 fn configuration_flags_before_a_subcommand_are_refused_rather_than_ignored() {
-    assert!(parse(&["--ws-listen", "x", "events"]).is_err());
-    assert!(parse(&["--check-config", "serve"]).is_err());
+    assert!(parse_line(&["--ws-listen", "x", "events"]).is_err());
+    assert!(parse_line(&["--check-config", "serve"]).is_err());
+}
+
+#[test]
+fn an_empty_environment_variable_is_as_good_as_unset() {
+    fn variables(command: &clap::Command) -> Vec<String> {
+        let own = command.get_arguments().filter_map(clap::Arg::get_env);
+        let own = own.map(|name| name.to_string_lossy().into_owned());
+        own.chain(command.get_subcommands().flat_map(variables)).collect()
+    }
+    let all = variables(&command());
+    assert!(
+        ["HEARTWIRE_CONFIG", "HEARTWIRE_SERVER"].iter().all(|name| all.iter().any(|found| found == name)),
+        "{all:?}"
+    );
+    let left = variables(&without_empty_variables(command(), &|name| name == "HEARTWIRE_SERVER"));
+    assert!(!left.is_empty() && left.iter().all(|name| name == "HEARTWIRE_CONFIG"), "{left:?}");
+    without_empty_variables(command(), &|_| true).debug_assert();
+}
+
+#[test]
+fn a_negative_generation_is_left_to_the_server_and_a_text_may_begin_with_a_dash() {
+    for line in [&["disconnect", "bob", "--if-generation", "-1"][..], &["send", "bob", "hi", "--if-generation", "-1"]] {
+        match parse_line(line).unwrap().command {
+            Some(Command::Disconnect(args)) => assert_eq!(args.if_generation, -1),
+            Some(Command::Send(args)) => assert_eq!(args.if_generation, -1),
+            other => panic!("{other:?}"),
+        }
+    }
+    let Some(Command::Send(args)) = parse_line(&["send", "alice", "--", "-x"]).unwrap().command else { panic!() };
+    assert_eq!(args.text.as_deref(), Some("-x"));
+    assert!(Cli::command().find_subcommand_mut("send").unwrap().render_help().to_string().contains("-- -x"));
 }
 
 #[test]
@@ -55,18 +88,18 @@ fn every_subcommand_refuses_what_it_does_not_know() {
         &["completions", "nosh"],
         &["nonsense"],
     ] {
-        let error = parse(line).err().unwrap_or_else(|| panic!("{line:?} was taken"));
+        let error = parse_line(line).err().unwrap_or_else(|| panic!("{line:?} was taken"));
         assert_eq!(format!("{:?}", exit_code(error.kind())), format!("{:?}", ExitCode::from(2)), "{line:?}");
     }
     for line in [&["--help"][..], &["--version"], &["events", "--help"]] {
-        let error = parse(line).unwrap_err();
+        let error = parse_line(line).unwrap_err();
         assert_eq!(format!("{:?}", exit_code(error.kind())), format!("{:?}", ExitCode::SUCCESS), "{line:?}");
     }
 }
 
 async fn printed(line: &[&str]) -> Result<String, CliError> {
     let mut out = Vec::new();
-    run(parse(line).unwrap().command.unwrap(), &mut out).await?;
+    run(parse_line(line).unwrap().command.unwrap(), &mut out).await?;
     Ok(String::from_utf8(out).unwrap())
 }
 

@@ -25,7 +25,7 @@ pub struct ConfigArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub grpc_listen: Option<String>,
 
-    /// Address for health, metrics and the status page, e.g. 127.0.0.1:8182 [same as --set admin.listen]
+    /// Address for health and metrics, e.g. 127.0.0.1:8182 [same as --set admin.listen]
     #[arg(long, value_name = "ADDRESS")]
     pub admin_listen: Option<String>,
 

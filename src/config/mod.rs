@@ -49,7 +49,7 @@ pub struct Config {
     pub log: LogConfig,
     /// The gRPC listener, for backends.
     pub grpc: GrpcConfig,
-    /// The admin listener: health, metrics, status page.
+    /// The admin listener: health and metrics.
     pub admin: AdminConfig,
     /// How the process stops.
     pub shutdown: ShutdownConfig,

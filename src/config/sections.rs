@@ -23,8 +23,8 @@ pub struct WsConfig {
     /// Connections at once, 1 to 10,000,000. Beyond it a handshake is answered 503. Default 65,536: one descriptor
     /// each within what common systems let a process raise its limit to.
     pub max_connections: usize,
-    /// Greatest message from or to a client, 1 B to 3 MiB. A greater one closes the connection with 1009 before
-    /// anything is allocated for it. Default 64 KiB: it bounds what one client costs, and heartbeats and chat fit. At
+    /// Greatest message from a client, 1 B to 3 MiB; what is sent to clients is bounded by `limits.outbox_bytes`. A
+    /// greater one closes the connection with 1009 before anything is allocated for it. Default 64 KiB: it bounds what one client costs, and heartbeats and chat fit. At
     /// most 3 MiB, because Go, Java, Python and tonic gRPC clients refuse by default what is over 4 MiB, and an event
     /// carries more than its message.
     pub max_message: ByteSize,
@@ -108,7 +108,8 @@ pub struct HeartbeatConfig {
     #[serde(with = "duration")]
     pub interval: Duration,
     /// Silence after which a client is GONE and closed 4408: longer than the interval, at most 24 h. Default 60 s:
-    /// two intervals, so that one lost heartbeat drops nobody; the original service's timeout.
+    /// two intervals, so that one lost heartbeat drops nobody; the original service's timeout. With less than 1.5
+    /// intervals a client goes straight to GONE and is never SUSPECT.
     #[serde(with = "duration")]
     pub timeout: Duration,
     /// What the server sends each interval. Default `auto`: a Ping, and text too for clients that speak text.
@@ -208,7 +209,7 @@ impl Default for GrpcConfig {
     }
 }
 
-/// `[admin]`: the listener for health, metrics and the status page.
+/// `[admin]`: the listener for health and metrics.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AdminConfig {
@@ -230,8 +231,8 @@ pub struct ShutdownConfig {
     /// Whole time from SIGTERM to exit, 1 s to 10 min. Default 25 s: Kubernetes kills after 30 s.
     #[serde(with = "duration")]
     pub deadline: Duration,
-    /// Connections closed a second while draining; 0 = spread over a part of the deadline. Default 0: the deadline is
-    /// then met with any number of connections.
+    /// Connections closed a second while draining; 0 = as fast as needed; a shutdown goes faster than this where its
+    /// deadline demands it. Default 0: the closes are spread over a part of the deadline, however many there are.
     pub close_rate: u64,
     /// Clients are told to come back after a random time up to this, 0 s to 10 min. Default 5 s: a restart does not
     /// bring everyone back in one instant.

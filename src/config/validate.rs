@@ -71,6 +71,12 @@ impl Config {
             let message = format!("{timeout} must be longer than heartbeat.interval, which is {interval}");
             found.problems.push(Problem::of("heartbeat.timeout", message).against("heartbeat.interval"));
         }
+        // What is finer is cut off where times are kept in milliseconds.
+        for (key, time) in [("heartbeat.interval", interval), ("heartbeat.timeout", timeout)] {
+            if time.subsec_nanos() % 1_000_000 != 0 {
+                found.add(key, format!("{} is not in whole milliseconds", duration::show(time)));
+            }
+        }
         let longest = Duration::from_secs(24 * 3600);
         if timeout > longest {
             let [timeout, longest] = [timeout, longest].map(duration::show);
@@ -228,6 +234,15 @@ mod tests {
         assert_eq!(problems.len(), 1);
         assert_eq!(keys(|c| c.heartbeat.timeout = Duration::from_secs(86_401)), ["heartbeat.timeout"]);
         assert!(keys(|c| c.heartbeat.timeout = Duration::from_secs(86_400)).is_empty());
+    }
+
+    #[test]
+    fn heartbeat_times_are_in_whole_milliseconds() {
+        let finer = Duration::from_micros(1_000_500);
+        assert_eq!(keys(|c| c.heartbeat.interval = finer), ["heartbeat.interval"]);
+        assert_eq!(keys(|c| c.heartbeat.timeout = finer * 60), Vec::<String>::new());
+        assert_eq!(keys(|c| c.heartbeat.timeout = finer * 61), ["heartbeat.timeout"]);
+        assert!(keys(|c| c.heartbeat.interval = Duration::from_millis(1501)).is_empty());
     }
 
     #[test]

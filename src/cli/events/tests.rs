@@ -177,9 +177,29 @@ async fn a_first_subscription_that_is_refused_is_told_at_once() {
     ] {
         let fake = Fake::default();
         fake.streams.extend([Err(status)]);
-        ran(&fake, "--from mycursor").await.outcome.unwrap_err();
+        let ran = ran(&fake, "--from mycursor").await;
+        ran.outcome.unwrap_err();
+        assert_eq!(ran.notes, "", "whoever gave the cursor has it");
         assert_eq!(starts(&fake), [Start::Cursor("mycursor".to_owned())]);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_does_not_answer_is_given_up_at_first_and_asked_again_later() {
+    let silent = ran(&Fake::default(), "--timeout 3s").await;
+    assert_eq!(silent.outcome.unwrap_err().to_string(), "no answer within 3s (DEADLINE_EXCEEDED)");
+
+    let fake = Fake::default();
+    fake.streams.extend([ended(vec![batch(&["a"], "c1", false)], Status::unavailable("gone"))]);
+    let later = async {
+        while fake.subscriptions.count() < 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        fake.streams.extend([open(vec![batch(&["b"], "c2", false)])]);
+    };
+    let (resumed, ()) = tokio::join!(ran(&fake, "--timeout 3s --limit 2"), later);
+    resumed.outcome.unwrap();
+    assert!(resumed.notes.contains("no answer within 3s"), "{}", resumed.notes);
 }
 
 #[tokio::test(start_paused = true)]

@@ -75,13 +75,19 @@ async fn what_cannot_be_a_message_is_refused_before_the_server_is_asked() {
         (vec!["send", "--connection", "c-1", "hi", "--binary", "-"], b"", true),
         (vec!["send", "alice", "-"], b"\xff", false),
         (vec!["send", "alice", "--binary", "/nonexistent/file"], b"", false),
-        (vec!["send", "alice", "--binary", "-"], &vec![0; 5 << 20], false),
+        (vec!["send", "alice", "--binary", "-"], &vec![0; (64 << 20) + 1], false),
     ] {
         let fake = Fake::default();
         let error = ran(&fake, &line, stdin).await.0.unwrap_err();
         assert_eq!(matches!(error, CliError::Usage(_)), usage, "{line:?}: {error}");
         assert!(fake.send_requests.taken().is_empty());
     }
+}
+
+#[tokio::test]
+async fn whether_a_big_message_is_too_big_is_for_the_server_to_say() {
+    let error = ran(&accepted(), &["send", "alice", "--binary", "-"], &vec![0; 5 << 20]).await.0.unwrap_err();
+    assert!(matches!(error, CliError::Call(_)), "{error}");
 }
 
 #[tokio::test]
