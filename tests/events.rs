@@ -271,7 +271,7 @@ async fn a_filter_passes_just_what_it_says() {
 
 #[tokio::test]
 async fn of_two_hundred_subscribers_one_that_never_reads_delays_none_of_the_others() {
-    const MESSAGES: usize = 60;
+    const MESSAGES: usize = 200;
     let node = Node::with(|config| {
         config.limits.messages_per_second = 0;
         config.limits.bytes_per_second = heartwire::config::ByteSize(0);
@@ -297,7 +297,7 @@ async fn of_two_hundred_subscribers_one_that_never_reads_delays_none_of_the_othe
         }
     }
     assert_eq!(node.metric("heartwire_subscribers").await, 201.0);
-    // 240 KB: more than the stalled stream's window and send buffer hold.
+    // 800 KB: more than a batch and the stalled stream's window and send buffer hold.
     for message in 0..MESSAGES {
         let text = format!("{message}:{}", "x".repeat(4_000));
         alice.write_all(&frame(0x81, text.as_bytes())).await.expect("writes");

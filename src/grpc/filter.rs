@@ -9,6 +9,9 @@ use crate::ids::ClientId;
 use crate::labels::Labels;
 use crate::pb;
 
+/// The most client ids of one filter: it is kept for as long as its stream is open.
+const MAX_CLIENT_IDS: usize = 10_000;
+
 /// An event filter; all that is given must hold.
 #[derive(Debug)]
 pub(super) struct Filter {
@@ -31,6 +34,10 @@ impl Filter {
         for (at, kind) in filter.kinds.iter().enumerate() {
             kinds |= kind_bit(*kind)
                 .ok_or_else(|| Error::field(format!("filter.kinds[{at}]"), "is not a kind of an event"))?;
+        }
+        if filter.client_ids.len() > MAX_CLIENT_IDS {
+            let problem = format!("has {} ids, at most {MAX_CLIENT_IDS} are allowed", filter.client_ids.len());
+            return Err(Error::field("filter.client_ids", problem));
         }
         let mut clients = HashSet::with_capacity(filter.client_ids.len());
         for (at, id) in filter.client_ids.iter().enumerate() {
@@ -117,5 +124,8 @@ mod tests {
         let filter = pb::EventFilter { client_ids: vec!["a".into(), String::new()], ..Default::default() };
         let error = Filter::parse(Some(filter)).expect_err("an empty id");
         assert!(matches!(error, Error::Field { field, .. } if field == "filter.client_ids[1]"));
+        let filter = pb::EventFilter { client_ids: vec!["a".into(); MAX_CLIENT_IDS + 1], ..Default::default() };
+        let error = Filter::parse(Some(filter)).expect_err("refused");
+        assert!(matches!(error, Error::Field { field, .. } if field == "filter.client_ids"));
     }
 }
