@@ -408,7 +408,8 @@ async fn a_driver_is_told_to_expire_a_silent_client_on_time_and_to_beat_once_an_
         }
         tokio::time::advance(SWEEP_PERIOD).await;
     }
-    assert_eq!(beats, 2);
+    // The first falls anywhere in the interval, so there is time for two or three.
+    assert!((2..=3).contains(&beats), "{beats}");
     let expired = expired.expect("told to expire");
     assert!((60_000..=60_150).contains(&expired), "{expired}");
 }

@@ -24,7 +24,7 @@ use bytes::Bytes;
 use tokio::io::{DuplexStream, duplex};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use self::client::{Client, Raw};
@@ -62,6 +62,16 @@ struct World {
     admissions: Admissions,
     start: Instant,
     commits: Option<(CancellationToken, JoinHandle<()>)>,
+    /// Ends the sweeps with the world, for a test may make many.
+    _sweeps: DropGuard,
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some((stop, _)) = &self.commits {
+            stop.cancel();
+        }
+    }
 }
 
 fn options() -> Options {
@@ -109,10 +119,13 @@ impl World {
             draining: CancellationToken::new(),
         });
         let sweeper = Arc::clone(&registry);
-        tokio::spawn(async move { sweeper.run_sweeps(CancellationToken::new()).await });
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        tokio::spawn(async move { sweeper.run_sweeps(stopped).await });
         let dispatch = Dispatch::new(Arc::clone(&registry), metrics);
         let admissions = Admissions::new(PLACES, 0);
-        let mut world = Self { host, registry, log, dispatch, admissions, start, commits: None };
+        let mut world =
+            Self { host, registry, log, dispatch, admissions, start, commits: None, _sweeps: stop.drop_guard() };
         world.resume_commits();
         world
     }

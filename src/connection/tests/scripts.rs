@@ -37,7 +37,6 @@ fn next_bytes(random: &mut Rng, who: usize, said: &mut u32) -> Option<Vec<u8>> {
         86..89 => frame(CLOSE, &close_payload(4000, "bye")),
         89..91 => frame(TEXT, b" "),
         91..93 => frame(TEXT, &[0xff]),
-        93..96 => (0..random.usize(1..50)).map(|_| random.u8(..)).collect(),
         _ => return None,
     })
 }
@@ -72,11 +71,16 @@ async fn live(stream: DuplexStream, who: usize, named: bool, mut random: Rng) ->
         let most = *random.choice(&[0, 0, 100, 3_000]).expect("one of them");
         pass(millis(&mut random, most)).await;
     }
-    match random.u8(0..4) {
+    match random.u8(0..5) {
         // It goes.
         0 => reading.abort(),
         // It half closes and hears the server out.
         1 => drop(writer.shutdown().await),
+        // It raves, and no more sense is to be expected of it.
+        2 => {
+            let garbage: Vec<_> = (0..random.usize(1..50)).map(|_| random.u8(..)).collect();
+            let _ = timeout(30 * SECOND, writer.write_all(&garbage)).await;
+        }
         // It is silent until the server ends it.
         _ => {}
     }
@@ -101,6 +105,8 @@ fn texts(received: &[u8]) -> Vec<u32> {
 }
 
 async fn play(seed: u64) {
+    // Ids and phases of the product come from here.
+    fastrand::seed(seed);
     let mut random = Rng::with_seed(seed);
     let mut world = World::new(|options| {
         options.registry.cadence = Cadence { interval: 3_000, timeout: 7_000 };
@@ -180,9 +186,9 @@ fn check_said(world: &World) {
     let mut said: BTreeMap<ConnectionId, (usize, u32)> = BTreeMap::new();
     for record in world.records() {
         let EventKind::MessageReceived(payload) = &record.event.kind else { continue };
-        let text = std::str::from_utf8(payload.bytes()).expect("UTF-8");
-        // Garbage may happen to be a message.
-        let Some((who, number)) = text.split_once(' ').and_then(|(a, b)| Some((a.parse().ok()?, b.parse().ok()?)))
+        // What a client raves may happen to be a message.
+        let numbers = std::str::from_utf8(payload.bytes()).ok().and_then(|text| text.split_once(' '));
+        let Some((who, number)) = numbers.and_then(|(who, number)| Some((who.parse().ok()?, number.parse().ok()?)))
         else {
             continue;
         };
