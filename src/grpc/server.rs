@@ -86,6 +86,9 @@ pub async fn serve(listener: Listener, serving: Serving) {
     let accepting = async {
         let mut failures = Failures::default();
         loop {
+            if places.available_permits() == 0 {
+                failures.say("every place for a gRPC connection is taken; new ones wait");
+            }
             // The semaphore is never closed.
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
             let accepted = match listener.accept().await {
@@ -178,11 +181,16 @@ impl Failures {
         if matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted | InvalidInput | NotConnected) {
             return;
         }
+        self.say(&format!("cannot accept gRPC connections; trying again: {error}"));
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+    }
+
+    /// Puts it in the log, unless something was put there just now.
+    fn say(&mut self, what: &str) {
         if self.logged.is_none_or(|logged| logged.elapsed() >= ACCEPT_LOG_EVERY) {
             self.logged = Some(Instant::now());
-            tracing::warn!(%error, "cannot accept gRPC connections; trying again");
+            tracing::warn!("{what}");
         }
-        tokio::time::sleep(ACCEPT_PAUSE).await;
     }
 }
 
