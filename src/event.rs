@@ -57,6 +57,12 @@ impl ConnectionInfo {
         }
     }
 
+    /// What stands in for a connection on an event that has none, such as the expiry of a stored message.
+    #[must_use]
+    pub fn absent(client_id: ClientId, node_id: Arc<str>) -> Self {
+        Self::new(client_id, ConnectionId::NONE, node_id, 0, None, "")
+    }
+
     /// The generation; 0 while the log has not given its `Connected` an offset.
     #[must_use]
     pub fn generation(&self) -> Generation {
@@ -113,6 +119,13 @@ pub enum EventKind {
     },
     /// A backend retuned its heartbeat.
     HeartbeatChanged(Cadence),
+    /// A stored message was given up, its time-to-live being over. Has no connection.
+    MessageExpired {
+        /// What the backend called it; empty for nothing.
+        message_id: Box<str>,
+        /// When it was sent.
+        send_time: UnixNanos,
+    },
 }
 
 /// The discriminants of [`EventKind`], for filters and metrics.
@@ -132,11 +145,13 @@ pub enum KindTag {
     LabelsChanged,
     /// [`EventKind::HeartbeatChanged`]
     HeartbeatChanged,
+    /// [`EventKind::MessageExpired`]
+    MessageExpired,
 }
 
 impl KindTag {
     /// Every kind.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Connected,
         Self::Suspected,
         Self::Recovered,
@@ -144,6 +159,7 @@ impl KindTag {
         Self::MessageReceived,
         Self::LabelsChanged,
         Self::HeartbeatChanged,
+        Self::MessageExpired,
     ];
 
     /// The name in metrics.
@@ -157,6 +173,7 @@ impl KindTag {
             Self::MessageReceived => "message_received",
             Self::LabelsChanged => "labels_changed",
             Self::HeartbeatChanged => "heartbeat_changed",
+            Self::MessageExpired => "message_expired",
         }
     }
 }
@@ -172,15 +189,27 @@ pub struct Connected {
     pub replaces: Replaces,
 }
 
-/// Which connection was replaced. Named by its facts rather than its number, because that may not be known before the log orders both.
+/// Which connection was replaced.
 #[derive(Clone, Debug, Default)]
-pub struct Replaces(pub Option<Arc<ConnectionInfo>>);
+pub enum Replaces {
+    /// None.
+    #[default]
+    Nothing,
+    /// This one; named by its facts rather than its number, because that may not be known before the log orders both.
+    Connection(Arc<ConnectionInfo>),
+    /// The one of this generation, as read back from a log.
+    Generation(Generation),
+}
 
 impl Replaces {
     /// The generation of the replaced connection; 0 for none.
     #[must_use]
     pub fn generation(&self) -> Generation {
-        self.0.as_ref().map_or(0, |info| info.generation())
+        match self {
+            Self::Nothing => 0,
+            Self::Connection(info) => info.generation(),
+            Self::Generation(generation) => *generation,
+        }
     }
 }
 
@@ -197,6 +226,22 @@ pub struct Disconnected {
     pub connected_for: Duration,
     /// What was observed of it; none when its node died without saying.
     pub stats: Option<Stats>,
+    /// What the client was sent and never acknowledged; nothing where it cannot acknowledge.
+    pub unacked: Unacked,
+}
+
+/// Messages that a client which acknowledges has not acknowledged.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unacked {
+    /// The ids of those that have one, oldest first; at most [`Unacked::MAX_IDS`].
+    pub ids: Vec<Box<str>>,
+    /// How many there are, also beyond the ids.
+    pub count: u64,
+}
+
+impl Unacked {
+    /// The most ids that an event carries.
+    pub const MAX_IDS: usize = 100;
 }
 
 /// What the owner of a connection observed and nobody logged.
@@ -287,6 +332,7 @@ impl EventKind {
             Self::MessageReceived(_) => KindTag::MessageReceived,
             Self::LabelsChanged { .. } => KindTag::LabelsChanged,
             Self::HeartbeatChanged(_) => KindTag::HeartbeatChanged,
+            Self::MessageExpired { .. } => KindTag::MessageExpired,
         }
     }
 }
@@ -309,11 +355,15 @@ impl Record {
             EventKind::Connected(_) => {
                 size_of::<ConnectionInfo>() + 16 + self.event.connection.client_id.as_str().len()
             }
-            EventKind::Disconnected(end) => size_of::<Disconnected>() + end.reason.len(),
+            EventKind::Disconnected(end) => {
+                let ids = &end.unacked.ids;
+                size_of::<Disconnected>() + end.reason.len() + ids.iter().map(|id| 16 + id.len()).sum::<usize>()
+            }
             EventKind::MessageReceived(payload) => payload.len(),
             EventKind::LabelsChanged { previous } => {
                 64 + previous.iter().map(|(k, v)| k.len() + v.len()).sum::<usize>()
             }
+            EventKind::MessageExpired { message_id, .. } => message_id.len(),
             EventKind::Suspected { .. } | EventKind::Recovered { .. } | EventKind::HeartbeatChanged(_) => 0,
         };
         // 16 for the reference counts, 8 for the pointer in the ring.

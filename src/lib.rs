@@ -4,7 +4,7 @@
 //! right; a test reads the arrows):
 //!
 //! ```text
-//! app -> { ws, grpc, admin } -> { connection, dispatch, drain } -> registry -> { outbox, log } -> { event, close, ... }
+//! app -> { ws, grpc, admin } -> { connection, dispatch, drain } -> registry -> { outbox, log, store } -> { event, close, ... }
 //! ```
 //!
 //! The ways data takes:
@@ -37,6 +37,7 @@ pub mod outbox;
 pub mod position;
 pub mod registry;
 pub mod shutdown;
+pub mod store;
 pub mod telemetry;
 pub mod ws;
 

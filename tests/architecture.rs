@@ -9,7 +9,7 @@ const LAYERS: &[&[&str]] = &[
     &["close", "heartbeat", "shutdown"],
     &["event"],
     &["metrics"],
-    &["outbox", "log"],
+    &["outbox", "log", "store"],
     &["registry"],
     &["dispatch", "drain", "connection"],
     &["ws", "grpc", "admin"],
@@ -33,6 +33,7 @@ const GUARDED: &[(&str, &[&str])] = &[
     ("tungstenite", &["ws"]),
     ("axum", &["admin"]),
     ("clap", &["cli", "config"]),
+    ("redb", &["store"]),
     ("prometheus_client", &["metrics"]),
 ];
 

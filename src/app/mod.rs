@@ -32,6 +32,7 @@ use crate::log::{Log, MemoryLog, Retention};
 use crate::metrics::{Metrics, Reading};
 use crate::registry::Registry;
 use crate::shutdown::Closing;
+use crate::store::{Store, StoreError};
 use crate::ws::{self, WsServer};
 use apart::Apart;
 use vital::Vital;
@@ -82,6 +83,9 @@ pub enum StartError {
     /// The compiled-in contract cannot be served.
     #[error(transparent)]
     Contract(#[from] grpc::ServeError),
+    /// What must outlive the process cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// The threads of the control plane cannot be started.
     #[error("cannot start the threads of the control plane: {0}")]
     Runtime(std::io::Error),
@@ -128,10 +132,13 @@ impl App {
         let closing = Closing::default();
         let dispatch = Dispatch::new(Arc::clone(&registry), Arc::clone(&metrics));
 
+        let store = Store::in_memory()?;
+
         // The control plane.
         let services = Services::new(grpc::Deps {
             registry: Arc::clone(&registry),
             dispatch,
+            store,
             metrics: Arc::clone(&metrics),
             drain: Arc::clone(&drain),
             closing: closing.clone(),

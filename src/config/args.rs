@@ -29,6 +29,10 @@ pub struct ConfigArgs {
     #[arg(long, value_name = "ADDRESS")]
     pub admin_listen: Option<String>,
 
+    /// Directory that the log and what else must outlive the process is kept in [same as --set log.data_dir]
+    #[arg(long, value_name = "PATH")]
+    pub data_dir: Option<String>,
+
     /// Log filter, e.g. info,heartwire::ws=debug [same as --set telemetry.log]
     #[arg(long, value_name = "FILTER")]
     pub log: Option<String>,
@@ -54,6 +58,7 @@ impl ConfigArgs {
             ("ws.listen", &self.ws_listen),
             ("grpc.listen", &self.grpc_listen),
             ("admin.listen", &self.admin_listen),
+            ("log.data_dir", &self.data_dir),
             ("telemetry.log", &self.log),
         ];
         let named = named.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value.clone()?)));

@@ -3,6 +3,7 @@
 //! Ranges are enforced by `validate.rs`; a type here only says what can be written at all.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -166,6 +167,9 @@ impl Default for LimitsConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
+    /// Directory for the log and for what else must outlive the process; "" = none, everything is kept in memory and
+    /// a restart begins a new epoch. It is made if it is not there, and only one process can have it. Default "".
+    pub data_dir: PathBuf,
     /// Bytes of events kept, at least 1 MiB and at least `ws.max_message`; the oldest go first. Default 64 MiB: about
     /// half a million events of 120 bytes, in the memory of a small container.
     pub max_bytes: ByteSize,
@@ -177,7 +181,7 @@ pub struct LogConfig {
 
 impl Default for LogConfig {
     fn default() -> Self {
-        Self { max_bytes: ByteSize::mib(64), max_age: None }
+        Self { data_dir: PathBuf::new(), max_bytes: ByteSize::mib(64), max_age: None }
     }
 }
 

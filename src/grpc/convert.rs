@@ -10,6 +10,7 @@ use crate::close::Cause;
 use crate::dispatch::{Delivery, Failure, Stage};
 use crate::event::{ConnectionInfo, Disconnected, Event, EventKind, Liveness, Payload, Stats};
 use crate::heartbeat::Cadence;
+use crate::ids::ConnectionId;
 use crate::labels::Labels;
 use crate::pb;
 use crate::pb::event::Kind;
@@ -107,12 +108,13 @@ pub(super) fn snapshot_event(view: &ConnectionView) -> pb::Event {
 /// An event of the log; `cursor` is empty in a snapshot.
 pub(super) fn event(event: &Event, cursor: String) -> pb::Event {
     let info = &event.connection;
+    let id = info.connection_id;
     pb::Event {
         cursor,
         time: Some(timestamp(event.time)),
         node_id: info.node_id.as_ref().to_owned(),
         client_id: info.client_id.as_str().to_owned(),
-        connection_id: info.connection_id.to_string(),
+        connection_id: if id == ConnectionId::NONE { String::new() } else { id.to_string() },
         generation: info.generation(),
         labels: labels(&event.labels),
         kind: Some(kind(info, &event.kind)),
@@ -144,6 +146,10 @@ fn kind(info: &ConnectionInfo, kind: &EventKind) -> Kind {
         EventKind::HeartbeatChanged(cadence) => {
             Kind::HeartbeatChanged(pb::HeartbeatChanged { heartbeat: Some(heartbeat(*cadence)) })
         }
+        EventKind::MessageExpired { message_id, send_time } => Kind::MessageExpired(pb::MessageExpired {
+            message_id: message_id.to_string(),
+            send_time: Some(timestamp(*send_time)),
+        }),
     }
 }
 
@@ -162,8 +168,8 @@ fn disconnected(end: &Disconnected) -> pb::Disconnected {
         close_reason: end.reason.to_string(),
         connected_for: Some(duration(end.connected_for)),
         stats: end.stats.as_ref().map(stats),
-        unacked_message_ids: Vec::new(),
-        unacked_count: 0,
+        unacked_message_ids: end.unacked.ids.iter().map(ToString::to_string).collect(),
+        unacked_count: count(end.unacked.count),
     }
 }
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::Stream;
@@ -70,6 +71,8 @@ pub(super) enum Error {
     ResponsesUnread,
     #[error("the log did not take or show the event in time")]
     LogUnavailable,
+    #[error("the log is damaged: {0}")]
+    LogDamaged(Arc<str>),
     #[error("{0} subscribers are connected, which is the limit")]
     SubscribersLimit(usize),
     #[error("{0} snapshots are being taken, which is the limit")]
@@ -141,6 +144,7 @@ impl Error {
             Self::ReceiptsLimit => (Code::ResourceExhausted, "RECEIPTS_LIMIT"),
             Self::ResponsesUnread => (Code::Aborted, "RESPONSES_UNREAD"),
             Self::LogUnavailable => (Code::Unavailable, "LOG_UNAVAILABLE"),
+            Self::LogDamaged(_) => (Code::DataLoss, "LOG_DAMAGED"),
             Self::SubscribersLimit(_) => (Code::ResourceExhausted, "SUBSCRIBERS_LIMIT"),
             Self::SnapshotsLimit(_) => (Code::ResourceExhausted, "SNAPSHOTS_LIMIT"),
             Self::SnapshotStalled => (Code::Aborted, "SNAPSHOT_STALLED"),

@@ -93,8 +93,7 @@ fn kind_bit(kind: i32) -> Option<u16> {
         Named::MessageReceived => bit(KindTag::MessageReceived),
         Named::LabelsChanged => bit(KindTag::LabelsChanged),
         Named::HeartbeatChanged => bit(KindTag::HeartbeatChanged),
-        // May be asked for; there are none.
-        Named::MessageExpired => 0,
+        Named::MessageExpired => bit(KindTag::MessageExpired),
     })
 }
 
@@ -108,9 +107,8 @@ mod tests {
     }
 
     #[test]
-    fn no_kinds_are_all_kinds_and_expired_messages_alone_are_none_of_those_there_are() {
+    fn no_kinds_are_all_kinds_and_those_that_are_named_are_only_those() {
         assert!(KindTag::ALL.iter().all(|kind| kinds(&[]).passes_kind(*kind)));
-        assert!(!KindTag::ALL.iter().any(|kind| kinds(&[pb::EventKind::MessageExpired]).passes_kind(*kind)));
         let two = kinds(&[pb::EventKind::Connected, pb::EventKind::Disconnected]);
         let passed: Vec<_> = KindTag::ALL.into_iter().filter(|kind| two.passes_kind(*kind)).collect();
         assert_eq!(passed, [KindTag::Connected, KindTag::Disconnected]);

@@ -41,6 +41,7 @@ use crate::metrics::Metrics;
 use crate::pb;
 use crate::registry::Registry;
 use crate::shutdown::Closing;
+use crate::store::Store;
 
 /// A request may be this much larger than the payload in it.
 const REQUEST_OVERHEAD: usize = 64 << 10;
@@ -84,6 +85,8 @@ pub struct Deps {
     pub registry: Arc<Registry>,
     /// The way to their outboxes.
     pub dispatch: Dispatch,
+    /// What outlives the process.
+    pub store: Store,
     /// The counters.
     pub metrics: Arc<Metrics>,
     /// The drain of this node.
@@ -102,6 +105,8 @@ pub struct Deps {
 struct Shared {
     registry: Arc<Registry>,
     dispatch: Dispatch,
+    #[expect(dead_code, reason = "consumers are kept here")]
+    store: Store,
     metrics: Arc<Metrics>,
     drain: Arc<Drain>,
     closing: Closing,
@@ -122,12 +127,12 @@ impl Services {
     /// The services over the parts of the node. Their health is NOT_SERVING until [`Health::set_ready`].
     #[must_use]
     pub fn new(deps: Deps) -> Self {
-        let Deps { registry, dispatch, metrics, drain, closing, node, limits, drain_defaults } = deps;
+        let Deps { registry, dispatch, store, metrics, drain, closing, node, limits, drain_defaults } = deps;
         let health = Health::new(drain.begun());
         let subscribers = Arc::new(Subscribers::new(limits.max_subscribers));
         let snapshots = Arc::new(leases::Leases::new(limits.max_snapshots));
         let shared =
-            Shared { registry, dispatch, metrics, drain, closing, node, drain_defaults, subscribers, snapshots };
+            Shared { registry, dispatch, store, metrics, drain, closing, node, drain_defaults, subscribers, snapshots };
         Self { shared: Arc::new(shared), health }
     }
 

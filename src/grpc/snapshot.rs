@@ -64,10 +64,10 @@ impl Snapshot {
         (least, self.noted.iter().copied().max().unwrap_or(0))
     }
 
-    /// Whether a record changes the state that was sent. Messages are no state.
+    /// Whether a record changes the state that was sent. Messages, received or expired, are no state.
     pub(super) fn changes(&self, record: &Record) -> bool {
         let event = &record.event;
-        event.kind.tag() != KindTag::MessageReceived
+        !matches!(event.kind.tag(), KindTag::MessageReceived | KindTag::MessageExpired)
             && record.offset > self.noted[Registry::shard_of(&event.connection.client_id)]
     }
 }

@@ -215,6 +215,7 @@ impl Subscription {
                     self.at = log.bounds().before_oldest;
                 }
                 Err(ReadError::Expired) => return Err(Error::CursorExpired(Ends::of(&self.shared.registry))),
+                Err(ReadError::Damaged(why)) => return Err(Error::LogDamaged(why)),
             }
         }
     }

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::queue::SubmitQueue;
 use super::ring::Ring;
-use super::{Apply, Bounds, BoxFuture, Budget, Entry, Log, ReadError};
+use super::{Apply, Bounds, BoxFuture, Budget, Entry, Log, LogHealth, ReadError};
 use crate::clock::Clock;
 use crate::event::{EventKind, Record};
 use crate::metrics::Metrics;
@@ -149,6 +149,11 @@ impl Log for MemoryLog {
 
     fn watch_head(&self) -> watch::Receiver<Offset> {
         self.head.subscribe()
+    }
+
+    fn watch_health(&self) -> watch::Receiver<LogHealth> {
+        // Memory does not fail; a receiver keeps the value after its sender is gone.
+        watch::Sender::new(LogHealth::Committing).subscribe()
     }
 
     fn retain(&self) {

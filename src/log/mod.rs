@@ -55,8 +55,29 @@ pub trait Log: Send + Sync + 'static {
     /// The offset of the newest record that is committed and applied; changes wake the readers.
     fn watch_head(&self) -> watch::Receiver<Offset>;
 
+    /// Whether it commits; changes wake those who watch.
+    fn watch_health(&self) -> watch::Receiver<LogHealth>;
+
     /// Forgets what is too old by age; committing forgets what is too much. Called from time to time.
     fn retain(&self);
+}
+
+/// Whether a log can commit.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub enum LogHealth {
+    /// It does.
+    #[default]
+    Committing,
+    /// It cannot, and says why, for people. What is submitted waits in its reserved room; it recovers by itself.
+    Failing(Arc<str>),
+}
+
+impl LogHealth {
+    /// Whether newcomers can expect to be committed.
+    #[must_use]
+    pub const fn is_committing(&self) -> bool {
+        matches!(self, Self::Committing)
+    }
 }
 
 /// The ends of what a log keeps.
@@ -83,11 +104,14 @@ pub trait Apply: Send + Sync + 'static {
 }
 
 /// Why nothing can be read from a place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
     /// Records after that place are no longer kept.
     #[error("the log no longer keeps what follows this position")]
     Expired,
+    /// What is kept cannot be read back; says where and why, for people.
+    #[error("the log is damaged: {0}")]
+    Damaged(Arc<str>),
 }
 
 /// A place to read from that a cursor names, checked against the log.

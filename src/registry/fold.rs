@@ -85,7 +85,10 @@ impl<H> Fold<H> {
             EventKind::Recovered { .. } => member.state = Liveness::Alive,
             EventKind::LabelsChanged { .. } => member.labels = event.labels.clone(),
             EventKind::HeartbeatChanged(cadence) => member.cadence = *cadence,
-            EventKind::MessageReceived(_) | EventKind::Connected(_) | EventKind::Disconnected(_) => {}
+            EventKind::MessageReceived(_)
+            | EventKind::MessageExpired { .. }
+            | EventKind::Connected(_)
+            | EventKind::Disconnected(_) => {}
         }
         Change::Touched(index)
     }

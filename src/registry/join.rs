@@ -119,8 +119,8 @@ impl Registry {
         ));
         let connection = Arc::new(Connection::new(info, self.settings.cadence, &self.clock, takeovers));
         let (ended, replaces) = replaced.unzip();
-        let connected =
-            Connected { cadence: self.settings.cadence, state: Liveness::Alive, replaces: Replaces(replaces) };
+        let replaces = replaces.map_or(Replaces::Nothing, Replaces::Connection);
+        let connected = Connected { cadence: self.settings.cadence, state: Liveness::Alive, replaces };
         let entry = Entry::new(self.event(&connection, Labels::NONE, EventKind::Connected(connected)), room);
         shard.joining.entry(client_id).or_default().push(Arc::clone(&connection));
         match ended {

@@ -30,7 +30,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Clock;
 use crate::close::CloseReason;
-use crate::event::{Disconnected, Event, EventKind};
+use crate::event::{Disconnected, Event, EventKind, Unacked};
 use crate::heartbeat::{Cadence, Pulse};
 use crate::ids::{self, ClientId};
 use crate::labels::Labels;
@@ -176,6 +176,7 @@ impl Registry {
             reason: reason.text().into(),
             connected_for: connection.open_for(&self.clock),
             stats: Some(connection.stats(&self.clock)),
+            unacked: Unacked::default(),
         };
         self.metrics.disconnects.of(end.cause).inc();
         ledger.ending = Some(Box::new(reason));

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::close::Cause;
-use crate::event::{Payload, Record};
+use crate::event::{Payload, Record, Replaces};
 use crate::log::{Log as _, MemoryLog, Retention};
 
 struct World {
@@ -113,7 +113,10 @@ fn line(record: &Record) -> Line {
         EventKind::Connected(connected) => Line::Connected {
             client: record.event.connection.client_id.as_str().to_owned(),
             connection,
-            replaces: connected.replaces.0.as_ref().map(|info| info.connection_id),
+            replaces: match &connected.replaces {
+                Replaces::Connection(info) => Some(info.connection_id),
+                _ => None,
+            },
         },
         EventKind::MessageReceived(payload) => {
             let text = u32::from_be_bytes(payload.bytes()[..].try_into().expect("four bytes"));

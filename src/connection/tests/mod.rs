@@ -31,7 +31,7 @@ use self::client::{Client, Raw};
 use super::{Admissions, ConnectionSettings, FrameSocket, Host, Rates, ServerBeat, run};
 use crate::clock::Clock;
 use crate::dispatch::{Accepted, Dispatch, Failure, Outgoing, SendError, Stage};
-use crate::event::{ConnectionInfo, EventKind, KindTag, Payload, Record, Stats};
+use crate::event::{ConnectionInfo, EventKind, KindTag, Payload, Record, Replaces, Stats};
 use crate::heartbeat::Cadence;
 use crate::ids::{ClientId, ConnectionId};
 use crate::log::{Log, MemoryLog, Retention};
@@ -290,7 +290,9 @@ fn line(record: &Record) -> String {
         other => other,
     };
     match &record.event.kind {
-        EventKind::Connected(connected) if connected.replaces.0.is_some() => format!("{who} connected, replacing"),
+        EventKind::Connected(connected) if !matches!(connected.replaces, Replaces::Nothing) => {
+            format!("{who} connected, replacing")
+        }
         EventKind::Connected(_) => format!("{who} connected"),
         EventKind::MessageReceived(Payload::Text(text)) => format!("{who} said {}", String::from_utf8_lossy(text)),
         EventKind::MessageReceived(Payload::Binary(bytes)) => format!("{who} sent {bytes:?}"),

@@ -44,6 +44,7 @@ use crate::pb::subscribe_request::Start;
 use crate::position::Offset;
 use crate::registry::{Duplicates, Newcomer, Registration, Registry, Settings};
 use crate::shutdown::Closing;
+use crate::store::Store;
 
 /// What a test may want otherwise.
 #[derive(Clone)]
@@ -146,6 +147,7 @@ impl Rig {
         let services = Services::new(Deps {
             registry: Arc::clone(&registry),
             dispatch: Dispatch::new(Arc::clone(&registry), Arc::clone(&metrics)),
+            store: Store::in_memory().expect("a store"),
             metrics: Arc::clone(&metrics),
             drain: Arc::clone(&drain),
             closing: closing.clone(),
