@@ -112,7 +112,7 @@ impl Peer {
             .arg(self.folder.join(name))
             .env("INSTALLED", self.installed())
             .env("REPOSITORY", repository())
-            .env("HEARTWIRE", &self.binary)
+            .env("SERVER_BINARY", &self.binary)
             .env("LOAD", std::env::current_exe().unwrap_or_default())
             .stdin(Stdio::null());
         command

@@ -61,15 +61,19 @@ impl Server {
         std::fs::create_dir_all(directory).map_err(failed)?;
         let output = File::options().create(true).append(true).open(directory.join("output.log")).map_err(failed)?;
         let arguments: Vec<_> = settings.set.iter().map(|setting| format!("--set {setting}")).collect();
+        let mut script = peer.script("run.sh");
+        // What whoever runs this has set for a Heartwire of their own.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HEARTWIRE_")) {
+            script.env_remove(name);
+        }
         let begin = Instant::now();
-        let child = peer
-            .script("run.sh")
+        let child = script
             .env("PORT", ports.ws.to_string())
             .env("GRPC_PORT", ports.grpc.to_string())
             .env("ADMIN_PORT", ports.admin.to_string())
             .env("INTERVAL_MS", settings.interval.as_millis().to_string())
             .env("TIMEOUT_MS", settings.timeout.as_millis().to_string())
-            .env("HEARTWIRE_ARGUMENTS", arguments.join(" "))
+            .env("SERVER_ARGUMENTS", arguments.join(" "))
             .env("SCRATCH", directory)
             .stdout(output.try_clone().map_err(failed)?)
             .stderr(Stdio::from(output))

@@ -17,6 +17,9 @@ const SOURCES: u8 = 64;
 /// How long a client that was refused waits before it tries again.
 const RETRY: Duration = Duration::from_millis(20);
 
+/// Failed attempts after which the server is taken for dead.
+const MOST_FAILURES: u64 = 1_000_000;
+
 /// What has become of a client here.
 #[derive(Clone, Copy)]
 enum State {
@@ -38,8 +41,11 @@ impl Crowd {
         let mut under_way = 0usize;
         while open < wanted {
             let now = Instant::now();
-            if now.duration_since(start) > limit {
-                return Err(format!("{open} of {wanted} connected within {limit:?}, {failures} attempts failed"));
+            if now.duration_since(start) > limit || failures > MOST_FAILURES {
+                return Err(format!(
+                    "{open} of {wanted} connected after {:?}, {failures} attempts failed",
+                    start.elapsed()
+                ));
             }
             while again.front().is_some_and(|(at, _)| *at <= now) {
                 waiting.extend(again.pop_front().map(|(_, index)| index));

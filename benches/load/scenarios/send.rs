@@ -32,6 +32,9 @@ pub(super) const SCENARIO: Scenario = Scenario {
 /// Time for what was accepted to arrive after the last send.
 const ARRIVED_BY: Duration = Duration::from_secs(5);
 
+/// What is sent first and not measured, so that what a server compiles or opens on first use is not its latency.
+pub(super) const WARM_UP: Duration = Duration::from_secs(2);
+
 fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
     let server = stage.start()?;
     let mut crowd = stage.crowd(&server, None, stage.connections(1_000))?;
@@ -39,6 +42,8 @@ fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
     let targets = targets(&crowd);
     let mut outcome = Outcome::default();
     let rate = count(stage.options.rate, 2_000);
+    let load = backend.sends_at(rate, targets.clone(), WARM_UP)?;
+    receive(&server, &mut crowd, &load, "warming up", Told::Nothing, WARM_UP, &mut outcome)?;
     let load = backend.sends_at(rate, targets.clone(), stage.window())?;
     receive(&server, &mut crowd, &load, "at a fixed rate", Told::Latency, stage.window(), &mut outcome)?;
     let load = backend.sends_saturated(stage.options.in_flight, &targets, stage.window())?;
@@ -49,6 +54,7 @@ fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
 /// What a load is for.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Told {
+    Nothing,
     Latency,
     Rate,
 }
@@ -83,6 +89,7 @@ pub(super) fn receive(
     let spent = server.cpu().saturating_sub(before);
     let a_second = |count: u64| count as f64 / window.as_secs_f64();
     match told {
+        Told::Nothing => return Ok(()),
         Told::Latency => outcome.measured.extend(latencies.borrow().measured("delivery")),
         Told::Rate => {
             outcome.measured.push(Measured::more_is_better("accepted", "1/s", a_second(accepted)));

@@ -1,6 +1,6 @@
 //! Sends over one stream: their latency at a fixed rate, and how many a second at most.
 
-use super::send::{Told, receive};
+use super::send::{Told, WARM_UP, receive};
 use super::{Scenario, count, time};
 use crate::backend::Pace;
 use crate::clock;
@@ -30,6 +30,8 @@ fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
     let targets = targets(&crowd);
     let mut outcome = Outcome::default();
     let rate = Pace::Rate(count(stage.options.rate, 2_000));
+    let load = backend.stream(rate, targets.clone(), WARM_UP)?;
+    receive(&server, &mut crowd, &load, "warming up", Told::Nothing, WARM_UP, &mut outcome)?;
     let load = backend.stream(rate, targets.clone(), stage.window())?;
     receive(&server, &mut crowd, &load, "at a fixed rate", Told::Latency, stage.window(), &mut outcome)?;
     let load = backend.stream(Pace::Saturated, targets, stage.window())?;

@@ -36,7 +36,6 @@ http {
       nchan_channel_id \$arg_id;
       # The server's own heartbeat.
       nchan_websocket_ping_interval $((INTERVAL_MS / 1000));
-      # A client's messages are not for other clients.
       nchan_subscriber_first_message newest;
     }
     location = /publish {

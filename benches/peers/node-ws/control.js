@@ -39,6 +39,8 @@ function serve(clients, write, port) {
       });
     },
     SendStream(call) {
+      // Headers at once: a caller may wait for them before it sends.
+      call.sendMetadata(new grpc.Metadata());
       call.on('data', ({ sends }) => {
         const outcomes = (sends || []).map(({ tag, request }) => {
           let outcome;
