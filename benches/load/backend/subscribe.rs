@@ -21,12 +21,19 @@ pub enum Start {
 /// The text that ends a replay.
 pub const LAST_WORD: &str = "the last word";
 
-/// A subscription that is read by a task of its own, until the server or the backend ends.
+/// A subscription that is read by a task of its own, until this is dropped.
 pub struct Subscription {
     events: Arc<AtomicU64>,
     ended: Arc<AtomicBool>,
     finished: Arc<AtomicU64>,
-    begun: Instant,
+    task: tokio::task::AbortHandle,
+}
+
+impl Drop for Subscription {
+    /// Ends the call.
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl Subscription {
@@ -65,12 +72,10 @@ impl Backend {
             .map_err(|_| "no subscription in time".to_owned())?
             .map_err(|status| format!("cannot subscribe: {status}"))?
             .into_inner();
-        let subscription =
-            Subscription { events: Arc::default(), ended: Arc::default(), finished: Arc::default(), begun };
-        let events = Arc::clone(&subscription.events);
-        let (ended, finished) = (Arc::clone(&subscription.ended), Arc::clone(&subscription.finished));
-        let begun = subscription.begun;
-        self.runtime.spawn(async move {
+        let (events, ended, finished): (Arc<AtomicU64>, Arc<AtomicBool>, Arc<AtomicU64>) = Default::default();
+        let told = (Arc::clone(&events), Arc::clone(&ended), Arc::clone(&finished));
+        let task = self.runtime.spawn(async move {
+            let (events, ended, finished) = told;
             while let Ok(Some(batch)) = stream.message().await {
                 events.fetch_add(batch.events.len() as u64, Ordering::Relaxed);
                 if batch.events.last().is_some_and(is_last_word) {
@@ -79,7 +84,7 @@ impl Backend {
             }
             ended.store(true, Ordering::Relaxed);
         });
-        Ok(subscription)
+        Ok(Subscription { events, ended, finished, task: task.abort_handle() })
     }
 }
 

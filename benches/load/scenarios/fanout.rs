@@ -50,7 +50,6 @@ fn window(
     subscribers: usize,
     outcome: &mut Outcome,
 ) -> Result<(), String> {
-    // Dropped at the end with their backend's tasks still reading: so the one of the first window goes on in the second.
     let subscriptions: Vec<_> = (0..subscribers).map(|_| backend.subscribe(Start::Now)).collect::<Result<_, _>>()?;
     let rate = f64::from(count(stage.options.rate, 1_000));
     let clients = crowd.len();
