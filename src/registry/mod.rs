@@ -12,6 +12,8 @@ mod join;
 #[cfg(test)]
 mod model;
 mod registration;
+#[cfg(test)]
+mod several;
 mod sweep;
 mod view;
 mod wheel;

@@ -14,13 +14,13 @@ use crate::close::Cause;
 use crate::event::{Payload, Record, Replaces};
 use crate::log::{Log as _, MemoryLog, Retention};
 
-struct World {
-    log: Arc<MemoryLog>,
-    registry: Arc<Registry>,
+pub(super) struct World {
+    pub(super) log: Arc<MemoryLog>,
+    pub(super) registry: Arc<Registry>,
 }
 
 impl World {
-    fn new(duplicates: Duplicates) -> Self {
+    pub(super) fn new(duplicates: Duplicates) -> Self {
         let metrics = Arc::new(Metrics::default());
         let clock = Clock::default();
         let retention = Retention { max_bytes: 1 << 30, max_age: None };
@@ -37,17 +37,17 @@ impl World {
         Self { log, registry }
     }
 
-    fn join(&self, client: &str) -> Result<Registration, JoinError> {
+    pub(super) fn join(&self, client: &str) -> Result<Registration, JoinError> {
         let room = self.log.budget().try_reserve(0).expect("room");
         let client_id = Some(ClientId::named(client).expect("a good id"));
         self.registry.submit_join(Newcomer { client_id, remote_address: None, subprotocol: "" }, room)
     }
 
-    fn commit_all(&self) {
+    pub(super) fn commit_all(&self) {
         while self.log.commit(&*self.registry) {}
     }
 
-    fn records(&self) -> Vec<Arc<Record>> {
+    pub(super) fn records(&self) -> Vec<Arc<Record>> {
         let mut all = Vec::new();
         let mut after = self.log.bounds().before_oldest;
         loop {
