@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -12,7 +13,7 @@ use crate::ids::ConnectionId;
 use crate::labels::Labels;
 use crate::metrics::{Metrics, SendOutcome};
 use crate::outbox::{Frame, Refused, Written};
-use crate::registry::{Connection, Registry, SHARDS, Target};
+use crate::registry::{Connection, OtherGeneration, Registry, SHARDS, Target};
 
 /// Something to send.
 #[derive(Clone, Debug)]
@@ -25,7 +26,7 @@ pub struct Outgoing {
     pub written: bool,
     /// Not to be written after this.
     pub deadline: Option<Instant>,
-    /// Only to a connection of this generation.
+    /// Only to the connection of this generation.
     pub if_generation: Option<Generation>,
 }
 
@@ -47,6 +48,8 @@ pub enum Failure {
     OutboxFull,
     /// It ended with the message on the way; the client may or may not have it.
     OutcomeUnknown,
+    /// The caller's deadline passed with the message still in the outbox; it was taken out.
+    Expired,
 }
 
 /// What became of a message to one connection.
@@ -72,14 +75,9 @@ pub enum SendError {
     #[error("the outbox of the connection is full")]
     OutboxFull,
     /// Another generation than the one asked for.
-    #[error("the connection's generation is {actual}, not {expected}")]
-    Generation {
-        /// The one asked for.
-        expected: Generation,
-        /// The one that is there.
-        actual: Generation,
-    },
-    /// The caller's deadline passed with the message still in the outbox; it was taken out.
+    #[error(transparent)]
+    Generation(#[from] OtherGeneration),
+    /// The caller's deadline passed with the message still in every outbox that had taken it; it was taken out.
     #[error("the deadline passed before the message was written; it was not sent")]
     Expired,
 }
@@ -118,12 +116,7 @@ impl Dispatch {
     /// # Errors
     /// [`SendError`] if no outbox took it.
     pub fn accept(&self, outgoing: &Outgoing) -> Result<Accepted, SendError> {
-        let connections = self.registry.open(&outgoing.target);
-        if let Some(expected) = outgoing.if_generation
-            && let Some(other) = connections.iter().find(|c| c.info().generation() != expected)
-        {
-            return Err(SendError::Generation { expected, actual: other.info().generation() });
-        }
+        let connections = self.registry.open_of(&outgoing.target, outgoing.if_generation)?;
         let deliveries: Vec<_> = connections.iter().map(|connection| self.push(connection, outgoing)).collect();
         if deliveries.iter().any(|(delivery, _)| delivery.failure.is_none()) {
             return Ok(Accepted { deliveries });
@@ -160,35 +153,39 @@ impl Dispatch {
         (delivery, receiver.filter(|_| pushed.is_ok()))
     }
 
-    /// Waits for the receipts of a message, at most until `timeout` has passed; then the stage reached stands.
+    /// Waits for the receipts of a message, at most until `timeout` has passed; then the stages reached stand.
     ///
     /// # Errors
-    /// [`SendError::Expired`] if the deadline of the message passed on every connection before it was written.
+    /// [`SendError::Expired`] if no connection got it, and on some the deadline of the message passed before it was written.
     pub async fn settle(&self, accepted: Accepted, timeout: Duration) -> Result<Vec<Delivery>, SendError> {
         let until = Instant::now() + timeout;
-        let mut deliveries = Vec::with_capacity(accepted.deliveries.len());
-        let mut expired = false;
-        for (mut delivery, receipt) in accepted.deliveries {
-            let Some(receipt) = receipt else {
-                deliveries.push(delivery);
-                continue;
-            };
-            match tokio::time::timeout_at(until, receipt).await {
-                Ok(Ok(Written::Yes)) => {
-                    delivery.stage = Some(Stage::Written);
-                    delivery.time = self.registry.clock().wall_nanos();
-                }
-                Ok(Ok(Written::Expired)) => {
-                    expired = true;
-                    continue;
-                }
-                // The connection ended with the frame in its outbox or half in the kernel.
-                Ok(Err(_)) => delivery.failure = Some(Failure::OutcomeUnknown),
-                Err(_) => {}
+        // All at once, so that the time of each is its own.
+        let settled = accepted.deliveries.into_iter().map(|(delivery, receipt)| self.receive(delivery, receipt, until));
+        let deliveries = join_all(settled).await;
+        let got_nothing = |failure| matches!(failure, Failure::NotConnected | Failure::OutboxFull | Failure::Expired);
+        let nobody = deliveries.iter().all(|delivery| delivery.failure.is_some_and(got_nothing));
+        let expired = deliveries.iter().any(|delivery| delivery.failure == Some(Failure::Expired));
+        if nobody && expired { Err(SendError::Expired) } else { Ok(deliveries) }
+    }
+
+    async fn receive(
+        &self,
+        mut delivery: Delivery,
+        receipt: Option<oneshot::Receiver<Written>>,
+        until: Instant,
+    ) -> Delivery {
+        let Some(receipt) = receipt else { return delivery };
+        match tokio::time::timeout_at(until, receipt).await {
+            Ok(Ok(Written::Yes)) => {
+                delivery.stage = Some(Stage::Written);
+                delivery.time = self.registry.clock().wall_nanos();
             }
-            deliveries.push(delivery);
+            Ok(Ok(Written::Expired)) => delivery.failure = Some(Failure::Expired),
+            // The connection ended with the frame in its outbox or half in the kernel.
+            Ok(Err(_)) => delivery.failure = Some(Failure::OutcomeUnknown),
+            Err(_) => {}
         }
-        if expired && deliveries.is_empty() { Err(SendError::Expired) } else { Ok(deliveries) }
+        delivery
     }
 
     /// Puts a message in the outbox of every connection whose labels match; an empty selector matches all. Waits for no recipient, and lets others
