@@ -23,6 +23,10 @@ pub struct Outgoing {
     pub payload: Payload,
     /// Whether the sender wants to know when the kernel has taken it.
     pub written: bool,
+    /// Whether the sender also wants to know when the client has acknowledged it.
+    pub acked: bool,
+    /// What the sender calls it.
+    pub id: Option<Arc<str>>,
     /// Not to be written after this.
     pub deadline: Option<Instant>,
     /// Only to a connection of this generation.
@@ -36,6 +40,8 @@ pub enum Stage {
     Accepted,
     /// The kernel took its last byte before our Close.
     Written,
+    /// The client said that it has it.
+    Acked,
 }
 
 /// Why one connection did not get a message.
@@ -79,6 +85,9 @@ pub enum SendError {
         /// The one that is there.
         actual: Generation,
     },
+    /// An acknowledgement is wanted of clients none of which can give one.
+    #[error("the client speaks no protocol that acknowledges")]
+    AckUnsupported,
     /// The caller's deadline passed with the message still in the outbox; it was taken out.
     #[error("the deadline passed before the message was written; it was not sent")]
     Expired,
@@ -96,7 +105,15 @@ pub struct BroadcastOutcome {
 /// A message that was put in outboxes, with the receipts to come.
 #[derive(Debug)]
 pub struct Accepted {
-    deliveries: Vec<(Delivery, Option<oneshot::Receiver<Written>>)>,
+    deliveries: Vec<(Delivery, Option<Receipts>)>,
+}
+
+/// What is still to be told of one delivery.
+#[derive(Debug)]
+struct Receipts {
+    written: oneshot::Receiver<Written>,
+    /// Only for a connection that can acknowledge.
+    acked: Option<oneshot::Receiver<()>>,
 }
 
 /// Sends to connections by client id, connection id or labels.
@@ -124,6 +141,10 @@ impl Dispatch {
         {
             return Err(SendError::Generation { expected, actual: other.info().generation() });
         }
+        let can_ack = |connection: &Arc<Connection>| connection.reliable().is_some();
+        if outgoing.acked && !connections.is_empty() && !connections.iter().any(can_ack) {
+            return Err(SendError::AckUnsupported);
+        }
         let deliveries: Vec<_> = connections.iter().map(|connection| self.push(connection, outgoing)).collect();
         if deliveries.iter().any(|(delivery, _)| delivery.failure.is_none()) {
             return Ok(Accepted { deliveries });
@@ -138,13 +159,16 @@ impl Dispatch {
         Err(SendError::NotConnected)
     }
 
-    fn push(
-        &self,
-        connection: &Arc<Connection>,
-        outgoing: &Outgoing,
-    ) -> (Delivery, Option<oneshot::Receiver<Written>>) {
-        let (receipt, receiver) = outgoing.written.then(oneshot::channel).unzip();
-        let frame = Frame { payload: outgoing.payload.clone(), receipt, deadline: outgoing.deadline };
+    fn push(&self, connection: &Arc<Connection>, outgoing: &Outgoing) -> (Delivery, Option<Receipts>) {
+        let (receipt, written) = (outgoing.written || outgoing.acked).then(oneshot::channel).unzip();
+        let (acked, told) = (outgoing.acked && connection.reliable().is_some()).then(oneshot::channel).unzip();
+        let frame = Frame {
+            payload: outgoing.payload.clone(),
+            id: outgoing.id.clone(),
+            receipt,
+            acked,
+            deadline: outgoing.deadline,
+        };
         let pushed = connection.outbox.push(frame, self.registry.settings().outbox);
         let (outcome, stage, failure) = match pushed {
             Ok(()) => (SendOutcome::Accepted, Some(Stage::Accepted), None),
@@ -157,7 +181,8 @@ impl Dispatch {
         }
         let time = self.registry.clock().wall_nanos();
         let delivery = Delivery { connection_id: connection.info().connection_id, stage, time, failure };
-        (delivery, receiver.filter(|_| pushed.is_ok()))
+        let receipts = written.filter(|_| pushed.is_ok()).map(|written| Receipts { written, acked: told });
+        (delivery, receipts)
     }
 
     /// Waits for the receipts of a message, at most until `timeout` has passed; then the stage reached stands.
@@ -168,15 +193,22 @@ impl Dispatch {
         let until = Instant::now() + timeout;
         let mut deliveries = Vec::with_capacity(accepted.deliveries.len());
         let mut expired = false;
-        for (mut delivery, receipt) in accepted.deliveries {
-            let Some(receipt) = receipt else {
+        for (mut delivery, receipts) in accepted.deliveries {
+            let Some(Receipts { written, acked }) = receipts else {
                 deliveries.push(delivery);
                 continue;
             };
-            match tokio::time::timeout_at(until, receipt).await {
+            match tokio::time::timeout_at(until, written).await {
                 Ok(Ok(Written::Yes)) => {
-                    delivery.stage = Some(Stage::Written);
-                    delivery.time = self.registry.clock().wall_nanos();
+                    self.reached(&mut delivery, Stage::Written);
+                    if let Some(acked) = acked {
+                        match tokio::time::timeout_at(until, acked).await {
+                            Ok(Ok(())) => self.reached(&mut delivery, Stage::Acked),
+                            // The connection ended first.
+                            Ok(Err(_)) => delivery.failure = Some(Failure::OutcomeUnknown),
+                            Err(_) => {}
+                        }
+                    }
                 }
                 Ok(Ok(Written::Expired)) => {
                     expired = true;
@@ -191,6 +223,11 @@ impl Dispatch {
         if expired && deliveries.is_empty() { Err(SendError::Expired) } else { Ok(deliveries) }
     }
 
+    fn reached(&self, delivery: &mut Delivery, stage: Stage) {
+        delivery.stage = Some(stage);
+        delivery.time = self.registry.clock().wall_nanos();
+    }
+
     /// Puts a message in the outbox of every connection whose labels match; an empty selector matches all. Waits for no recipient, and lets others
     /// have their turn after each shard.
     pub async fn broadcast(&self, selector: &Labels, payload: &Payload) -> BroadcastOutcome {
@@ -199,7 +236,7 @@ impl Dispatch {
         for shard in 0..SHARDS {
             self.registry.for_each_open(shard, selector, |connection| {
                 outcome.matched += 1;
-                let frame = Frame { payload: payload.clone(), receipt: None, deadline: None };
+                let frame = Frame { payload: payload.clone(), id: None, receipt: None, acked: None, deadline: None };
                 let result = match connection.outbox.push(frame, limits) {
                     Ok(()) => {
                         outcome.accepted += 1;

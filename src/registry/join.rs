@@ -99,7 +99,10 @@ impl Registry {
         let incumbent = shard.owner(&client_id);
         let takeovers = match &incumbent {
             None => Takeovers::default(),
-            Some(_) if self.settings.duplicates == Duplicates::Reject => return Err(JoinError::IdInUse),
+            // One that has lost its socket gives way: it may be the same client, which cannot resume.
+            Some(incumbent) if self.settings.duplicates == Duplicates::Reject && !incumbent.has(signal::DETACHED) => {
+                return Err(JoinError::IdInUse);
+            }
             Some(incumbent) => {
                 let so_far = incumbent.ledger().takeovers;
                 so_far.one_more(self.clock.now(), self.settings.takeovers_per_minute).ok_or(JoinError::Takeovers)?
