@@ -81,6 +81,8 @@ pub(super) enum Error {
     Generation { expected: Generation, actual: Generation },
     #[error("the outbox of the client is full; the message was not sent")]
     OutboxFull,
+    #[error("the client does not speak heartwire.v1.json and cannot acknowledge; the message was not sent")]
+    AckUnsupported,
     #[error("too many receipts are awaited on this stream; the message was not sent")]
     ReceiptsLimit,
     #[error("the outcomes were not read for 10 s")]
@@ -170,6 +172,7 @@ impl Error {
             Self::NoSuchService => (Code::NotFound, "SERVICE_NOT_FOUND"),
             Self::Generation { .. } => (Code::FailedPrecondition, "GENERATION_MISMATCH"),
             Self::OutboxFull => (Code::ResourceExhausted, "OUTBOX_FULL"),
+            Self::AckUnsupported => (Code::FailedPrecondition, "ACK_UNSUPPORTED"),
             Self::ReceiptsLimit => (Code::ResourceExhausted, "RECEIPTS_LIMIT"),
             Self::ResponsesUnread => (Code::Aborted, "RESPONSES_UNREAD"),
             Self::LogUnavailable => (Code::Unavailable, "LOG_UNAVAILABLE"),
@@ -258,6 +261,7 @@ impl From<SendError> for Error {
             SendError::NotConnected => Self::NotConnected,
             SendError::OutboxFull => Self::OutboxFull,
             SendError::Generation(other) => Self::from(other),
+            SendError::AckUnsupported => Self::AckUnsupported,
             SendError::Expired => Self::Expired,
         }
     }
