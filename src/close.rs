@@ -113,6 +113,8 @@ pub enum CloseReason {
     ByClient(Option<u16>, Box<str>),
     /// End of stream or an I/O error with no Close before it.
     Lost,
+    /// The node died with the connection open; its next run says so.
+    NodeRestarted,
     /// Nothing heard for the heartbeat timeout.
     HeartbeatTimeout,
     /// A backend's `Disconnect` with this code and reason.
@@ -153,6 +155,7 @@ impl CloseReason {
         match self {
             Self::EmptyText | Self::ByClient(..) => Cause::ClientClosed,
             Self::Lost => Cause::ConnectionLost,
+            Self::NodeRestarted => Cause::NodeRestarted,
             Self::HeartbeatTimeout => Cause::HeartbeatTimeout,
             Self::Kicked(..) => Cause::Kicked,
             Self::Replaced => Cause::Replaced,
@@ -175,7 +178,7 @@ impl CloseReason {
                 Some(code) => *code,
                 None => 1005,
             },
-            Self::Lost => 1006,
+            Self::Lost | Self::NodeRestarted => 1006,
             Self::HeartbeatTimeout => 4408,
             Self::Kicked(code, _) => *code,
             Self::Replaced => 4409,
@@ -200,6 +203,7 @@ impl CloseReason {
             Self::EmptyText => "Closed by client".into(),
             Self::ByClient(_, text) | Self::Kicked(_, text) => Cow::Borrowed(text),
             Self::Lost => "Connection lost".into(),
+            Self::NodeRestarted => "The node ended without closing the connection".into(),
             Self::HeartbeatTimeout => "Heartbeat timeout".into(),
             Self::Replaced => "Replaced by a newer connection".into(),
             Self::SlowClient => "Slow client: a write did not finish in time".into(),
@@ -235,7 +239,7 @@ impl CloseReason {
     /// Whether a Close is to be sent: not when the socket is gone, nor when the client's own is being answered.
     #[must_use]
     pub const fn sends_close(&self) -> bool {
-        !matches!(self, Self::Lost | Self::ByClient(..))
+        !matches!(self, Self::Lost | Self::NodeRestarted | Self::ByClient(..))
     }
 
     /// Whether frames that were accepted before the end are still written ahead of the Close: yes when the
@@ -262,6 +266,7 @@ mod tests {
             R::EmptyText,
             R::ByClient(None, "".into()),
             R::Lost,
+            R::NodeRestarted,
             R::HeartbeatTimeout,
             R::Kicked(1000, "".into()),
             R::Replaced,
