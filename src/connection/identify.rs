@@ -59,7 +59,7 @@ pub(super) async fn identify(
     }
 }
 
-fn first_text(text: bytes::Bytes, settings: &ConnectionSettings) -> Result<Identified, CloseReason> {
+pub(super) fn first_text(text: bytes::Bytes, settings: &ConnectionSettings) -> Result<Identified, CloseReason> {
     let checked = std::str::from_utf8(&text).map_err(|_| CloseReason::BadUtf8)?;
     match meaning(checked) {
         // Nothing has begun, so nothing is logged.

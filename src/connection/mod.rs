@@ -4,6 +4,9 @@ mod admission;
 mod closer;
 mod deadline;
 mod driver;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod identify;
 mod pinged;
 mod plain;
