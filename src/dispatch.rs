@@ -24,6 +24,10 @@ pub struct Outgoing {
     pub payload: Payload,
     /// Whether the sender wants to know when the kernel has taken it.
     pub written: bool,
+    /// Whether the sender also wants to know when the client has acknowledged it.
+    pub acked: bool,
+    /// What the sender calls it.
+    pub id: Option<Arc<str>>,
     /// Not to be written after this.
     pub deadline: Option<Instant>,
     /// Only to the connection of this generation.
@@ -37,6 +41,8 @@ pub enum Stage {
     Accepted,
     /// The kernel took its last byte before our Close.
     Written,
+    /// The client said that it has it.
+    Acked,
 }
 
 /// Why one connection did not get a message.
@@ -77,6 +83,9 @@ pub enum SendError {
     /// Another generation than the one asked for.
     #[error(transparent)]
     Generation(#[from] OtherGeneration),
+    /// An acknowledgement is wanted of clients none of which can give one.
+    #[error("the client speaks no protocol that acknowledges")]
+    AckUnsupported,
     /// The caller's deadline passed with the message still in every outbox that had taken it; it was taken out.
     #[error("the deadline passed before the message was written; it was not sent")]
     Expired,
@@ -94,7 +103,15 @@ pub struct BroadcastOutcome {
 /// A message that was put in outboxes, with the receipts to come.
 #[derive(Debug)]
 pub struct Accepted {
-    deliveries: Vec<(Delivery, Option<oneshot::Receiver<Written>>)>,
+    deliveries: Vec<(Delivery, Option<Receipts>)>,
+}
+
+/// What is still to be told of one delivery.
+#[derive(Debug)]
+struct Receipts {
+    written: oneshot::Receiver<Written>,
+    /// Only for a connection that can acknowledge.
+    acked: Option<oneshot::Receiver<()>>,
 }
 
 /// Sends to connections by client id, connection id or labels.
@@ -117,6 +134,10 @@ impl Dispatch {
     /// [`SendError`] if no outbox took it.
     pub fn accept(&self, outgoing: &Outgoing) -> Result<Accepted, SendError> {
         let connections = self.registry.open_of(&outgoing.target, outgoing.if_generation)?;
+        let can_ack = |connection: &Arc<Connection>| connection.reliable().is_some();
+        if outgoing.acked && !connections.is_empty() && !connections.iter().any(can_ack) {
+            return Err(SendError::AckUnsupported);
+        }
         let deliveries: Vec<_> = connections.iter().map(|connection| self.push(connection, outgoing)).collect();
         if deliveries.iter().any(|(delivery, _)| delivery.failure.is_none()) {
             return Ok(Accepted { deliveries });
@@ -131,13 +152,16 @@ impl Dispatch {
         Err(SendError::NotConnected)
     }
 
-    fn push(
-        &self,
-        connection: &Arc<Connection>,
-        outgoing: &Outgoing,
-    ) -> (Delivery, Option<oneshot::Receiver<Written>>) {
-        let (receipt, receiver) = outgoing.written.then(oneshot::channel).unzip();
-        let frame = Frame { payload: outgoing.payload.clone(), receipt, deadline: outgoing.deadline };
+    fn push(&self, connection: &Arc<Connection>, outgoing: &Outgoing) -> (Delivery, Option<Receipts>) {
+        let (receipt, written) = (outgoing.written || outgoing.acked).then(oneshot::channel).unzip();
+        let (acked, told) = (outgoing.acked && connection.reliable().is_some()).then(oneshot::channel).unzip();
+        let frame = Frame {
+            payload: outgoing.payload.clone(),
+            id: outgoing.id.clone(),
+            receipt,
+            acked,
+            deadline: outgoing.deadline,
+        };
         let pushed = connection.outbox.push(frame, self.registry.settings().outbox);
         let (outcome, stage, failure) = match pushed {
             Ok(()) => (SendOutcome::Accepted, Some(Stage::Accepted), None),
@@ -150,7 +174,8 @@ impl Dispatch {
         }
         let time = self.registry.clock().wall_nanos();
         let delivery = Delivery { connection_id: connection.info().connection_id, stage, time, failure };
-        (delivery, receiver.filter(|_| pushed.is_ok()))
+        let receipts = written.filter(|_| pushed.is_ok()).map(|written| Receipts { written, acked: told });
+        (delivery, receipts)
     }
 
     /// Waits for the receipts of a message, at most until `timeout` has passed; then the stages reached stand.
@@ -160,7 +185,8 @@ impl Dispatch {
     pub async fn settle(&self, accepted: Accepted, timeout: Duration) -> Result<Vec<Delivery>, SendError> {
         let until = Instant::now() + timeout;
         // All at once, so that the time of each is its own.
-        let settled = accepted.deliveries.into_iter().map(|(delivery, receipt)| self.receive(delivery, receipt, until));
+        let settled =
+            accepted.deliveries.into_iter().map(|(delivery, receipts)| self.receive(delivery, receipts, until));
         let deliveries = join_all(settled).await;
         let got_nothing = |failure| matches!(failure, Failure::NotConnected | Failure::OutboxFull | Failure::Expired);
         let nobody = deliveries.iter().all(|delivery| delivery.failure.is_some_and(got_nothing));
@@ -168,17 +194,19 @@ impl Dispatch {
         if nobody && expired { Err(SendError::Expired) } else { Ok(deliveries) }
     }
 
-    async fn receive(
-        &self,
-        mut delivery: Delivery,
-        receipt: Option<oneshot::Receiver<Written>>,
-        until: Instant,
-    ) -> Delivery {
-        let Some(receipt) = receipt else { return delivery };
-        match tokio::time::timeout_at(until, receipt).await {
+    async fn receive(&self, mut delivery: Delivery, receipts: Option<Receipts>, until: Instant) -> Delivery {
+        let Some(Receipts { written, acked }) = receipts else { return delivery };
+        match tokio::time::timeout_at(until, written).await {
             Ok(Ok(Written::Yes)) => {
-                delivery.stage = Some(Stage::Written);
-                delivery.time = self.registry.clock().wall_nanos();
+                self.reached(&mut delivery, Stage::Written);
+                if let Some(acked) = acked {
+                    match tokio::time::timeout_at(until, acked).await {
+                        Ok(Ok(())) => self.reached(&mut delivery, Stage::Acked),
+                        // The connection ended first.
+                        Ok(Err(_)) => delivery.failure = Some(Failure::OutcomeUnknown),
+                        Err(_) => {}
+                    }
+                }
             }
             Ok(Ok(Written::Expired)) => delivery.failure = Some(Failure::Expired),
             // The connection ended with the frame in its outbox or half in the kernel.
@@ -186,6 +214,11 @@ impl Dispatch {
             Err(_) => {}
         }
         delivery
+    }
+
+    fn reached(&self, delivery: &mut Delivery, stage: Stage) {
+        delivery.stage = Some(stage);
+        delivery.time = self.registry.clock().wall_nanos();
     }
 
     /// Puts a message in the outbox of every connection whose labels match; an empty selector matches all. Waits for no recipient, and lets others
@@ -196,7 +229,7 @@ impl Dispatch {
         for shard in 0..SHARDS {
             self.registry.for_each_open(shard, selector, |connection| {
                 outcome.matched += 1;
-                let frame = Frame { payload: payload.clone(), receipt: None, deadline: None };
+                let frame = Frame { payload: payload.clone(), id: None, receipt: None, acked: None, deadline: None };
                 let result = match connection.outbox.push(frame, limits) {
                     Ok(()) => {
                         outcome.accepted += 1;

@@ -33,6 +33,7 @@ pub(super) fn connection(config: &Config) -> ConnectionSettings {
     ConnectionSettings {
         identify_timeout: config.ws.identify_timeout,
         write_timeout: config.ws.write_timeout,
+        resume_window: config.ws.resume_window,
         assign_ids: config.identity.anonymous == AnonymousPolicy::Assign,
         server_beat: match config.heartbeat.server {
             ServerHeartbeat::Auto => ServerBeat::Auto,

@@ -39,6 +39,7 @@ impl Config {
         found.time("ws.handshake_timeout", ws.handshake_timeout, TIMEOUTS);
         found.time("ws.identify_timeout", ws.identify_timeout, TIMEOUTS);
         found.time("ws.write_timeout", ws.write_timeout, TIMEOUTS);
+        found.time("ws.resume_window", ws.resume_window, Duration::ZERO..=Duration::from_secs(600));
         found.range("ws.max_handshakes", &ws.max_handshakes, 1..=1_000_000);
         found.range("identity.max_connections_per_client", &identity.max_connections_per_client, 2..=1024);
         found.time("heartbeat.interval", heartbeat.interval, Duration::from_millis(100)..=Duration::from_secs(3600));
@@ -196,6 +197,8 @@ mod tests {
         assert_eq!(keys(|c| c.ws.handshake_timeout = Duration::ZERO), ["ws.handshake_timeout"]);
         assert_eq!(keys(|c| c.ws.identify_timeout = Duration::MAX), ["ws.identify_timeout"]);
         assert_eq!(keys(|c| c.ws.write_timeout = Duration::ZERO), ["ws.write_timeout"]);
+        assert!(keys(|c| c.ws.resume_window = Duration::ZERO).is_empty());
+        assert_eq!(keys(|c| c.ws.resume_window = Duration::from_secs(601)), ["ws.resume_window"]);
         assert_eq!(keys(|c| c.ws.max_handshakes = 0), ["ws.max_handshakes"]);
         let per_client = "identity.max_connections_per_client";
         assert!(keys(|c| c.identity.max_connections_per_client = 2).is_empty());

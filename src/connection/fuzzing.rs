@@ -1,12 +1,14 @@
 //! What holds of the plain protocol whatever a client sends; for the fuzz targets, and for a test over their seeds.
 
-use std::time::Duration;
+mod envelope;
+
+pub use envelope::envelope;
 
 use bytes::Bytes;
 
+use super::Inbound;
 use super::identify::{Identified, first_text};
 use super::plain::{Meaning, meaning};
-use super::{ConnectionSettings, Inbound, Rates, ServerBeat};
 use crate::close::CloseReason;
 use crate::ids::{ClientId, MAX_CLIENT_ID_BYTES};
 
@@ -16,15 +18,15 @@ use crate::ids::{ClientId, MAX_CLIENT_ID_BYTES};
 /// If something does not hold.
 pub fn plain(bytes: &[u8]) {
     for assign_ids in [true, false] {
-        first(bytes, &settings(assign_ids));
+        first(bytes, assign_ids);
     }
     if let Ok(text) = std::str::from_utf8(bytes) {
         later(text);
     }
 }
 
-fn first(bytes: &[u8], settings: &ConnectionSettings) {
-    match first_text(Bytes::copy_from_slice(bytes), settings) {
+fn first(bytes: &[u8], assign_ids: bool) {
+    match first_text(Bytes::copy_from_slice(bytes), assign_ids) {
         Ok(Identified { client_id: Some(id), first, speaks_text }) => {
             assert!(speaks_text && first.is_none());
             assert!((1..=MAX_CLIENT_ID_BYTES).contains(&id.as_str().len()));
@@ -32,12 +34,12 @@ fn first(bytes: &[u8], settings: &ConnectionSettings) {
             // However it is set apart and padded, it is the same id.
             for separator in [':', ' ', '='] {
                 let again = format!("\r\n heartbeat{separator} {}\t ", id.as_str());
-                let again = first_text(again.into(), settings).map(|again| again.client_id);
+                let again = first_text(again.into(), assign_ids).map(|again| again.client_id);
                 assert!(again.is_ok_and(|again| again.as_ref() == Some(&id)));
             }
         }
         Ok(Identified { client_id: None, first, speaks_text }) => {
-            assert!(settings.assign_ids);
+            assert!(assign_ids);
             match first {
                 // A message goes to the backends as it came.
                 Some(Inbound::Text(text)) => assert!(!speaks_text && text == bytes),
@@ -65,29 +67,17 @@ fn later(text: &str) {
     }
 }
 
-fn settings(assign_ids: bool) -> ConnectionSettings {
-    ConnectionSettings {
-        identify_timeout: Duration::ZERO,
-        write_timeout: Duration::ZERO,
-        assign_ids,
-        server_beat: ServerBeat::Auto,
-        any_frame_counts: true,
-        rates: Rates { messages: 0, bytes: 0 },
-        max_message: 1 << 16,
-        uncommitted: 1 << 16,
-        reconnect_jitter: Duration::ZERO,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     #[test]
-    fn every_seed_of_the_plain_protocol_holds() {
-        let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/plain");
-        let seeds: Vec<_> = std::fs::read_dir(seeds).expect("seeds").collect();
-        assert!(!seeds.is_empty());
-        for seed in seeds {
-            super::plain(&std::fs::read(seed.expect("a seed").path()).expect("is read"));
+    fn every_seed_of_what_clients_send_holds() {
+        for (target, check) in [("plain", super::plain as fn(&[u8])), ("envelope", super::envelope)] {
+            let seeds = format!("{}/fuzz/corpus/{target}", env!("CARGO_MANIFEST_DIR"));
+            let seeds: Vec<_> = std::fs::read_dir(seeds).expect("seeds").collect();
+            assert!(!seeds.is_empty());
+            for seed in seeds {
+                check(&std::fs::read(seed.expect("a seed").path()).expect("is read"));
+            }
         }
     }
 }

@@ -198,6 +198,7 @@ pub(super) fn delivery(delivery: &Delivery) -> pb::Delivery {
         None => pb::Stage::Unspecified,
         Some(Stage::Accepted) => pb::Stage::Accepted,
         Some(Stage::Written) => pb::Stage::Written,
+        Some(Stage::Acked) => pb::Stage::Acked,
     };
     let failure = match delivery.failure {
         None => pb::DeliveryFailure::Unspecified,

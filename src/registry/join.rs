@@ -98,9 +98,13 @@ impl Registry {
         }
         let incumbent = match self.settings.duplicates {
             Duplicates::Replace => shard.owners(&client_id).next().cloned(),
-            Duplicates::Reject if shard.owners(&client_id).next().is_some() => return Err(JoinError::IdInUse),
+            Duplicates::Reject => match shard.owners(&client_id).next() {
+                // One that has lost its socket gives way: it may be the same client, which cannot resume.
+                Some(incumbent) if !incumbent.has(signal::DETACHED) => return Err(JoinError::IdInUse),
+                incumbent => incumbent.cloned(),
+            },
             Duplicates::Allow { most } if shard.owners(&client_id).count() >= most => return Err(JoinError::IdInUse),
-            Duplicates::Reject | Duplicates::Allow { .. } => None,
+            Duplicates::Allow { .. } => None,
         };
         let takeovers = match &incumbent {
             None => Takeovers::default(),

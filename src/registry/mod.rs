@@ -17,6 +17,7 @@ mod several;
 mod sweep;
 mod view;
 mod wheel;
+mod window;
 
 pub use commands::{CommandError, Commanded};
 pub use connection::{Connection, Traffic, signal};
@@ -25,6 +26,7 @@ pub use join::{JoinError, Newcomer};
 pub use registration::Registration;
 pub use sweep::SWEEP_PERIOD;
 pub use view::{ConnectionView, OtherGeneration, PageStart, ShardCopy, Target};
+pub use window::{AckError, Flushed, Numbered, Reliable, Window};
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Clock;
 use crate::close::CloseReason;
-use crate::event::{Disconnected, Event, EventKind, Unacked};
+use crate::event::{Disconnected, Event, EventKind};
 use crate::heartbeat::{Cadence, Pulse};
 use crate::ids::{self, ClientId};
 use crate::labels::Labels;
@@ -177,13 +179,15 @@ impl Registry {
         if ledger.ending.is_some() {
             return None;
         }
+        // Closed first, so that nothing can be accepted that the end does not tell of.
+        connection.outbox.close();
         let end = Disconnected {
             cause: reason.cause(),
             code: reason.code(),
             reason: reason.text().into(),
             connected_for: connection.open_for(&self.clock),
             stats: Some(connection.stats(&self.clock)),
-            unacked: Unacked::default(),
+            unacked: connection.close_unacked(),
         };
         self.metrics.disconnects.of(end.cause).inc();
         ledger.ending = Some(Box::new(reason));
@@ -191,7 +195,6 @@ impl Registry {
         ledger.probes = Vec::new();
         let labels = ledger.labels.clone();
         drop(ledger);
-        connection.outbox.close();
         connection.signal(signal::SEALED);
         Some(self.event(connection, labels, EventKind::Disconnected(Box::new(end))))
     }

@@ -29,7 +29,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use self::client::{Client, Raw};
-use super::{Admissions, ConnectionSettings, FrameSocket, Host, Rates, ServerBeat, run};
+use super::{Admissions, ConnectionSettings, FrameSocket, Handshaken, Host, Rates, ServerBeat, run};
 use crate::clock::Clock;
 use crate::dispatch::{Accepted, Dispatch, Failure, Outgoing, SendError, Stage};
 use crate::event::{ConnectionInfo, EventKind, KindTag, Payload, Record, Replaces, Stats};
@@ -80,6 +80,7 @@ fn options() -> Options {
         connection: ConnectionSettings {
             identify_timeout: 10 * SECOND,
             write_timeout: 10 * SECOND,
+            resume_window: 30 * SECOND,
             assign_ids: true,
             server_beat: ServerBeat::Auto,
             any_frame_counts: true,
@@ -116,6 +117,7 @@ impl World {
             registry: Arc::clone(&registry),
             settings: options.connection,
             metrics: Arc::clone(&metrics),
+            sessions: Arc::default(),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
         });
@@ -147,10 +149,14 @@ impl World {
 
     /// Has the server run a connection over any socket.
     fn serve(&self, socket: impl FrameSocket, named: Option<&str>) -> JoinHandle<()> {
+        self.serve_as(socket, named, false)
+    }
+
+    fn serve_as(&self, socket: impl FrameSocket, named: Option<&str>, reliable: bool) -> JoinHandle<()> {
         let admission = self.admissions.admit([127, 0, 0, 1].into()).expect("a place");
-        let named = named.map(|id| ClientId::chosen(id).expect("a good id"));
-        let address = SocketAddr::from(([127, 0, 0, 1], 4711));
-        self.host.tasks.spawn(run(Arc::clone(&self.host), socket, named, address, admission))
+        let client_id = named.map(|id| ClientId::chosen(id).expect("a good id"));
+        let handshaken = Handshaken { client_id, remote_address: SocketAddr::from(([127, 0, 0, 1], 4711)), reliable };
+        self.host.tasks.spawn(run(Arc::clone(&self.host), socket, handshaken, admission))
     }
 
     /// The client's end of a new connection whose pipe holds so many bytes each way.
@@ -233,7 +239,15 @@ impl World {
 
     fn outgoing(name: &str, text: &str) -> Outgoing {
         let payload = Payload::Text(Bytes::copy_from_slice(text.as_bytes()));
-        Outgoing { target: target(name), payload, written: true, deadline: None, if_generation: None }
+        Outgoing {
+            target: target(name),
+            payload,
+            written: true,
+            acked: false,
+            id: None,
+            deadline: None,
+            if_generation: None,
+        }
     }
 
     async fn kick(&self, name: &str, code: u16, reason: &str) {

@@ -2,6 +2,7 @@
 
 mod batches;
 mod connections;
+mod consumers;
 mod filters;
 mod listing;
 mod nodes;
@@ -56,6 +57,10 @@ struct Options {
     limits: Limits,
     /// Whether what is submitted is committed; otherwise the test does it.
     commits: bool,
+    /// What outlives the node; otherwise one that does not.
+    store: Option<Store>,
+    /// The log of another rig, as a journal is that of the run before.
+    log: Option<Arc<MemoryLog>>,
 }
 
 impl Default for Options {
@@ -67,6 +72,8 @@ impl Default for Options {
             duplicates: Duplicates::Replace,
             limits: Limits { max_subscribers: 100, max_snapshots: 16 },
             commits: true,
+            store: None,
+            log: None,
         }
     }
 }
@@ -130,7 +137,8 @@ impl Rig {
     fn parts(options: Options) -> (Self, tonic::service::Routes) {
         let (clock, metrics) = (Clock::default(), Arc::new(Metrics::default()));
         let retention = Retention { max_bytes: options.log_bytes, max_age: None };
-        let log = Arc::new(MemoryLog::new(retention, clock.clone(), Arc::clone(&metrics)));
+        let new_log = || Arc::new(MemoryLog::new(retention, clock.clone(), Arc::clone(&metrics)));
+        let log = options.log.unwrap_or_else(new_log);
         let settings = Settings {
             node_id: "test-node".into(),
             cadence: options.cadence,
@@ -149,7 +157,7 @@ impl Rig {
         let services = Services::new(Deps {
             registry: Arc::clone(&registry),
             dispatch: Dispatch::new(Arc::clone(&registry), Arc::clone(&metrics)),
-            store: Store::in_memory().expect("a store"),
+            store: options.store.unwrap_or_else(|| Store::in_memory().expect("a store")),
             metrics: Arc::clone(&metrics),
             drain: Arc::clone(&drain),
             closing: closing.clone(),
