@@ -203,7 +203,7 @@ pub enum CloseReason {
     },
     /// The client id in the first frame is not allowed.
     BadIdentity(Cow<'static, str>),
-    /// The client id is in use and the policy is `reject`.
+    /// The client id is in use and the policy allows no further connection.
     IdInUse,
     /// No data frame within the identify timeout.
     IdentifyTimeout,

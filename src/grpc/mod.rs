@@ -9,6 +9,9 @@ mod convert;
 mod error;
 mod events;
 mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod intake;
 mod leases;
