@@ -5,6 +5,7 @@
 mod architecture;
 mod commands;
 mod delivery;
+mod durable;
 mod events;
 mod frames;
 mod handshake;
