@@ -4,7 +4,7 @@
 //! right; a test reads the arrows):
 //!
 //! ```text
-//! app -> { ws, grpc, admin } -> { connection, dispatch, drain } -> registry -> { outbox, log, store } -> { event, close, ... }
+//! app -> { ws, grpc, admin } -> { connection, dispatch, drain, mailbox } -> registry -> { outbox, log, store } -> { event, close, ... }
 //! ```
 //!
 //! The ways data takes:
@@ -32,6 +32,7 @@ pub mod heartbeat;
 pub mod ids;
 pub mod labels;
 pub mod log;
+pub mod mailbox;
 pub mod metrics;
 pub mod outbox;
 pub mod position;

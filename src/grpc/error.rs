@@ -14,6 +14,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 use crate::dispatch::SendError;
 use crate::event::Generation;
 use crate::log::CursorError;
+use crate::mailbox::PostError;
 use crate::registry::{CommandError, Registry};
 
 /// `ErrorInfo.domain` of every error.
@@ -69,6 +70,16 @@ pub(super) enum Error {
     ReceiptsLimit,
     #[error("the outcomes were not read for 10 s")]
     ResponsesUnread,
+    #[error("the client id is not verified: clients name themselves here, so a mailbox could be taken by anybody")]
+    IdentityUnverified,
+    #[error("{0}; the message was not stored")]
+    MailboxFull(&'static str),
+    #[error("the message id names another message, with another payload")]
+    MessageIdReused,
+    #[error("the store cannot take the message; it was not stored")]
+    StoreUnavailable,
+    #[error("the store did not sync the message in time; it may still be stored and sent")]
+    StoreLate,
     #[error("the log did not take or show the event in time")]
     LogUnavailable,
     #[error("the log is damaged: {0}")]
@@ -143,6 +154,11 @@ impl Error {
             Self::OutboxFull => (Code::ResourceExhausted, "OUTBOX_FULL"),
             Self::ReceiptsLimit => (Code::ResourceExhausted, "RECEIPTS_LIMIT"),
             Self::ResponsesUnread => (Code::Aborted, "RESPONSES_UNREAD"),
+            Self::IdentityUnverified => (Code::FailedPrecondition, "IDENTITY_UNVERIFIED"),
+            Self::MailboxFull(_) => (Code::ResourceExhausted, "MAILBOX_FULL"),
+            Self::MessageIdReused => (Code::AlreadyExists, "MESSAGE_ID_REUSED"),
+            Self::StoreUnavailable => (Code::Unavailable, "STORE_UNAVAILABLE"),
+            Self::StoreLate => (Code::DeadlineExceeded, "STORE_LATE"),
             Self::LogUnavailable => (Code::Unavailable, "LOG_UNAVAILABLE"),
             Self::LogDamaged(_) => (Code::DataLoss, "LOG_DAMAGED"),
             Self::SubscribersLimit(_) => (Code::ResourceExhausted, "SUBSCRIBERS_LIMIT"),
@@ -178,9 +194,12 @@ impl Error {
     const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::OutboxFull | Self::ReceiptsLimit => Some(OUTBOX_RETRY),
-            Self::SubscribersLimit(_) | Self::SnapshotsLimit(_) | Self::LogUnavailable | Self::RequestsLimit => {
-                Some(PLACE_RETRY)
-            }
+            Self::SubscribersLimit(_)
+            | Self::SnapshotsLimit(_)
+            | Self::LogUnavailable
+            | Self::RequestsLimit
+            | Self::MailboxFull(_)
+            | Self::StoreUnavailable => Some(PLACE_RETRY),
             _ => None,
         }
     }
@@ -208,6 +227,20 @@ impl From<SendError> for Error {
             SendError::OutboxFull => Self::OutboxFull,
             SendError::Generation { expected, actual } => Self::Generation { expected, actual },
             SendError::Expired => Self::Expired,
+        }
+    }
+}
+
+impl From<PostError> for Error {
+    fn from(error: PostError) -> Self {
+        match error {
+            PostError::Unverified => Self::IdentityUnverified,
+            PostError::TooLarge { .. } => Self::field("payload", error.to_string()),
+            PostError::ClientFull => Self::MailboxFull("the mailbox of the client is full"),
+            PostError::AllFull => Self::MailboxFull("the mailboxes are full"),
+            PostError::IdReused => Self::MessageIdReused,
+            PostError::Unavailable => Self::StoreUnavailable,
+            PostError::Late => Self::StoreLate,
         }
     }
 }

@@ -37,6 +37,7 @@ use tonic::service::Routes;
 
 use crate::dispatch::Dispatch;
 use crate::drain::Drain;
+use crate::mailbox::Mailboxes;
 use crate::metrics::Metrics;
 use crate::pb;
 use crate::registry::Registry;
@@ -85,6 +86,8 @@ pub struct Deps {
     pub registry: Arc<Registry>,
     /// The way to their outboxes.
     pub dispatch: Dispatch,
+    /// Where messages wait for clients.
+    pub mailboxes: Mailboxes,
     /// What outlives the process.
     pub store: Store,
     /// The counters.
@@ -105,6 +108,7 @@ pub struct Deps {
 struct Shared {
     registry: Arc<Registry>,
     dispatch: Dispatch,
+    mailboxes: Mailboxes,
     #[expect(dead_code, reason = "consumers are kept here")]
     store: Store,
     metrics: Arc<Metrics>,
@@ -127,12 +131,12 @@ impl Services {
     /// The services over the parts of the node. Their health is NOT_SERVING until [`Health::set_ready`].
     #[must_use]
     pub fn new(deps: Deps) -> Self {
-        let Deps { registry, dispatch, store, metrics, drain, closing, node, limits, drain_defaults } = deps;
+        let Deps { registry, dispatch, mailboxes, store, metrics, drain, closing, node, limits, drain_defaults } = deps;
         let health = Health::new(drain.begun());
         let subscribers = Arc::new(Subscribers::new(limits.max_subscribers));
         let snapshots = Arc::new(leases::Leases::new(limits.max_snapshots));
         let shared =
-            Shared { registry, dispatch, store, metrics, drain, closing, node, drain_defaults, subscribers, snapshots };
+            Shared { registry, dispatch, mailboxes, store, metrics, drain, closing, node, drain_defaults, subscribers, snapshots };
         Self { shared: Arc::new(shared), health }
     }
 

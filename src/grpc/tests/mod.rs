@@ -4,6 +4,7 @@ mod batches;
 mod connections;
 mod filters;
 mod listing;
+mod mail;
 mod nodes;
 mod send_streams;
 mod sends;
@@ -33,6 +34,7 @@ use crate::drain::Drain;
 use crate::heartbeat::Cadence;
 use crate::ids::ClientId;
 use crate::log::{Log as _, MemoryLog, Retention};
+use crate::mailbox::{self, Mailboxes};
 use crate::metrics::Metrics;
 use crate::outbox::{OutboxLimits, Written};
 use crate::pb;
@@ -53,6 +55,8 @@ struct Options {
     outbox: OutboxLimits,
     cadence: Cadence,
     limits: Limits,
+    mail: mailbox::Limits,
+    trust_self_named: bool,
     /// Whether what is submitted is committed; otherwise the test does it.
     commits: bool,
 }
@@ -64,6 +68,8 @@ impl Default for Options {
             outbox: OutboxLimits { frames: 16, bytes: 64 << 10 },
             cadence: Cadence { interval: 30_000, timeout: 60_000 },
             limits: Limits { max_subscribers: 100, max_snapshots: 16 },
+            mail: mailbox::Limits { max_messages: 10, max_bytes: 64 << 10, max_total_bytes: 1 << 20 },
+            trust_self_named: true,
             commits: true,
         }
     }
@@ -143,11 +149,18 @@ impl Rig {
             let (log, registry, rest) = (Arc::clone(&log), Arc::clone(&registry), rest.clone());
             tokio::spawn(async move { log.run(&*registry, rest).await });
         }
+        let store = Store::in_memory().expect("a store");
+        let mail = mailbox::Settings { limits: options.mail, trust_self_named: options.trust_self_named };
+        let mailboxes = Mailboxes::open(store.clone(), Arc::clone(&registry), mail, Arc::clone(&metrics));
+        let mailboxes = mailboxes.expect("an empty store");
+        let (kept, token) = (mailboxes.clone(), rest.clone());
+        tokio::spawn(async move { kept.run(token).await });
         let (closing, drain) = (Closing::default(), Drain::new(Arc::clone(&registry)));
         let services = Services::new(Deps {
             registry: Arc::clone(&registry),
             dispatch: Dispatch::new(Arc::clone(&registry), Arc::clone(&metrics)),
-            store: Store::in_memory().expect("a store"),
+            mailboxes,
+            store,
             metrics: Arc::clone(&metrics),
             drain: Arc::clone(&drain),
             closing: closing.clone(),
@@ -190,6 +203,12 @@ impl Rig {
         let client_id = (!client.is_empty()).then(|| ClientId::named(client).expect("an id"));
         let remote_address = Some("192.0.2.1:4000".parse().expect("an address"));
         self.registry.join(Newcomer { client_id, remote_address, subprotocol: "" }).await.expect("joined")
+    }
+
+    fn mailbox_messages(&self) -> i64 {
+        let mut reading = crate::metrics::Reading::default();
+        self.services.shared.mailboxes.read_gauges(&mut reading);
+        reading.mailbox_messages
     }
 
     fn head(&self) -> Offset {
