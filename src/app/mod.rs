@@ -134,12 +134,8 @@ impl App {
         let dispatch = Dispatch::new(Arc::clone(&registry), Arc::clone(&metrics));
 
         let store = Store::in_memory()?;
-        let mailboxes = Mailboxes::open(
-            store.clone(),
-            Arc::clone(&registry),
-            settings::mailbox(&config),
-            Arc::clone(&metrics),
-        )?;
+        let mailboxes =
+            Mailboxes::open(store.clone(), Arc::clone(&registry), settings::mailbox(&config), Arc::clone(&metrics))?;
         let (running, token) = (mailboxes.clone(), stop.clone());
         vital.spawn("the mailboxes", async move { running.run(token).await });
 

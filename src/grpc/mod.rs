@@ -135,8 +135,19 @@ impl Services {
         let health = Health::new(drain.begun());
         let subscribers = Arc::new(Subscribers::new(limits.max_subscribers));
         let snapshots = Arc::new(leases::Leases::new(limits.max_snapshots));
-        let shared =
-            Shared { registry, dispatch, mailboxes, store, metrics, drain, closing, node, drain_defaults, subscribers, snapshots };
+        let shared = Shared {
+            registry,
+            dispatch,
+            mailboxes,
+            store,
+            metrics,
+            drain,
+            closing,
+            node,
+            drain_defaults,
+            subscribers,
+            snapshots,
+        };
         Self { shared: Arc::new(shared), health }
     }
 

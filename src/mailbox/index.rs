@@ -252,8 +252,8 @@ impl Index {
 
     /// A message that was in an outbox did not get out of it, as far as is known.
     pub(super) fn returned(&mut self, client_id: &ClientId, sequence: Sequence) {
-        let returned = self
-            .change(client_id, sequence, |state| matches!(state, State::Carried(_)).then_some(State::Waiting));
+        let returned =
+            self.change(client_id, sequence, |state| matches!(state, State::Carried(_)).then_some(State::Waiting));
         if !returned {
             return;
         }

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::index::Over;
 use super::table::{self, Letter, Sequence};
-use super::{Inner, MAX_POSTS, MESSAGE_OVERHEAD, POST_GRAIN, Mailboxes, Progress, STORE_RETRY, Stage};
+use super::{Inner, MAX_POSTS, MESSAGE_OVERHEAD, Mailboxes, POST_GRAIN, Progress, STORE_RETRY, Stage};
 use crate::event::Payload;
 use crate::ids::ClientId;
 use crate::metrics::MailOutcome;

@@ -39,12 +39,7 @@ pub(super) struct Head {
     pub(super) weight: u32,
 }
 
-pub(super) fn insert(
-    transaction: &WriteTransaction,
-    client_id: &ClientId,
-    head: Head,
-    letter: &Letter,
-) -> Outcome<()> {
+pub(super) fn insert(transaction: &WriteTransaction, client_id: &ClientId, head: Head, letter: &Letter) -> Outcome<()> {
     let (client_id, id) = (client_id.as_str(), &*letter.message_id);
     let key = (client_id, head.sequence);
     let is_text = matches!(letter.payload, Payload::Text(_));
