@@ -11,6 +11,7 @@ mod handshake;
 mod harness;
 mod limits;
 mod liveness;
+mod mailbox;
 mod plain_protocol;
 mod process;
 mod shutdown;
