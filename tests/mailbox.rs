@@ -100,7 +100,6 @@ async fn a_client_that_is_there_gets_it_at_once_and_it_is_written() {
 async fn a_client_that_dies_before_it_reads_gets_the_rest_on_its_next_connection() {
     let node = Node::with(|config| {
         trusting(config);
-        config.ws.write_timeout = Duration::from_secs(1);
         config.mailbox.max_bytes = "64MiB".parse().expect("a size");
     })
     .await;
@@ -116,9 +115,8 @@ async fn a_client_that_dies_before_it_reads_gets_the_rest_on_its_next_connection
     let refused = send(&node, plain("alice", "plain")).await.expect_err("mail comes first");
     assert_eq!((refused.code(), &*reason(&refused)), (Code::ResourceExhausted, "OUTBOX_FULL"));
     assert!(refused.get_details_retry_info().is_some());
-    let (_, end) = events.next_disconnected().await;
-    assert_eq!(end.cause(), pb::DisconnectCause::SlowClient);
     drop(stuck);
+    events.next_disconnected().await;
     let mut alice = node.connect("alice").await;
     let first: usize = alice.next_text().await[..3].parse().expect("a number");
     assert!(first < 60, "nothing was left to send again");

@@ -138,7 +138,8 @@ impl Carrier<'_> {
                 match read {
                     Ok(letters) => self.take(letters),
                     Err(error) => {
-                        tracing::warn!(%error, "stored messages cannot be read");
+                        // Once a second for each who waits; what is wrong with the store is told by those who write.
+                        tracing::debug!(%error, "stored messages cannot be read");
                         return Put::Unread;
                     }
                 }

@@ -44,6 +44,8 @@ struct Mailbox {
     bytes: u64,
     waiting: usize,
     carried: usize,
+    /// Whose outbox the carried ones are in: one connection is carried to at a time.
+    bearer: ConnectionId,
     /// Wakes the one task that carries it, while there is one.
     carrier: Option<Arc<Notify>>,
     /// Where it stands among those that are due.
@@ -230,6 +232,9 @@ impl Index {
 
     /// A message is in an outbox.
     pub(super) fn carried(&mut self, client_id: &ClientId, sequence: Sequence, by: ConnectionId, now: UnixNanos) {
+        if let Some(mailbox) = self.mailboxes.get_mut(client_id) {
+            mailbox.bearer = by;
+        }
         self.change(client_id, sequence, |_| Some(State::Carried(by)));
         self.tell(sequence, Progress { stage: Stage::Accepted, connection_id: by, time: Some(now) });
     }
@@ -304,7 +309,7 @@ impl Index {
     pub(super) fn mail_state(&self, client_id: &ClientId) -> MailState {
         match self.mailboxes.get(client_id) {
             Some(mailbox) if mailbox.waiting > 0 => MailState::Unsent,
-            Some(mailbox) if mailbox.carried > 0 => MailState::Sent,
+            Some(mailbox) if mailbox.carried > 0 => MailState::Sent(mailbox.bearer),
             _ => MailState::None,
         }
     }

@@ -205,7 +205,7 @@ impl World {
             let count = |like: fn(State) -> bool| self.of(&client).filter(|line| like(line.state)).count();
             let expected = match (count(|s| s == State::Waiting), count(|s| matches!(s, State::Carried(_)))) {
                 (1.., _) => MailState::Unsent,
-                (0, 1..) => MailState::Sent,
+                (0, 1..) => MailState::Sent(connection(&client)),
                 (0, 0) => MailState::None,
             };
             assert_eq!(self.index.mail_state(&client), expected);

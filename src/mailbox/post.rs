@@ -195,7 +195,7 @@ impl Post {
             Ok(Decision::Full(Over::Total)) => Err(PostError::AllFull),
             Err(StoreError::Late) => Err(PostError::Late),
             Err(ref error @ (StoreError::Busy | StoreError::Failed(_))) => {
-                tracing::warn!(%error, "a message could not be stored");
+                tracing::debug!(%error, "a message could not be stored");
                 Err(PostError::Unavailable)
             }
         };

@@ -13,7 +13,7 @@ use crate::event::{EventKind, Payload, Record};
 use crate::heartbeat::Cadence;
 use crate::log::{Log as _, MemoryLog, Retention};
 use crate::outbox::{Frame, OutboxLimits, Refused, Written};
-use crate::registry::{Duplicates, Newcomer, Registration, Target};
+use crate::registry::{Connection, Duplicates, MailState, Newcomer, Registration, Target};
 use crate::store::WriteTransaction;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -150,8 +150,6 @@ fn plain(connection: &Connection, text: &str) -> Result<(), Refused> {
     connection.outbox.push(Frame { payload, receipt: None, deadline: None }, OUTBOX)
 }
 
-use crate::registry::Connection;
-
 fn pop(connection: &Connection) -> Option<Frame> {
     connection.outbox.pop(Instant::now()).0
 }
@@ -257,6 +255,9 @@ async fn what_a_connection_takes_to_its_grave_comes_again_on_the_next_and_nothin
     assert!(connection.has(crate::registry::signal::SEALED));
     assert_eq!(plain(second.connection(), "too early"), Err(Refused::Full), "b may have to come first");
     assert_eq!(second.connection().outbox.depth().0, 0);
+    // Told a moment late, when the connection has ended already, that all is sent.
+    world.registry.set_mail(&id("alice"), MailState::Sent(connection.info().connection_id));
+    assert_eq!(plain(second.connection(), "too early"), Err(Refused::Full));
     drop((frame, first));
     assert_eq!(write(second.connection(), 2).await, ["b", "c"]);
     eventually("others may go again", || plain(second.connection(), "now").is_ok()).await;
@@ -499,7 +500,8 @@ async fn without_trust_nobody_has_a_mailbox() {
 /// Many senders, and a client that comes, goes, reads and dies as it likes.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn whatever_the_client_does_everything_stored_comes_in_order_and_nothing_overtakes_it() {
-    for seed in 0..12 {
+    let mut accepted = 0;
+    for seed in 0..6 {
         let world = Arc::new(World::new());
         let mut random = fastrand::Rng::with_seed(seed);
         // Each sender: mail, then, once it is stored, something plain; the plain may be refused, but not come first.
@@ -510,12 +512,14 @@ async fn whatever_the_client_does_everything_stored_comes_in_order_and_nothing_o
                 for n in 0..25 {
                     let stored = world.post(mail("alice", &format!("mail {sender} {n}"))).await;
                     stored.expect("stored");
+                    tokio::time::sleep(Duration::from_millis(n % 4)).await;
                     for connection in world.registry.open(&Target::Client(id("alice"))) {
                         if plain(&connection, &format!("plain {sender} {n}")).is_ok() {
                             accepted.push(n);
                         }
                     }
-                    tokio::time::sleep(Duration::from_micros(300)).await;
+                    // A moment in which the client may have read everything.
+                    tokio::time::sleep(Duration::from_millis(n % 3)).await;
                 }
                 accepted.len()
             })
@@ -545,8 +549,8 @@ async fn whatever_the_client_does_everything_stored_comes_in_order_and_nothing_o
             drop(alice);
             written.push(texts);
         }
-        let sent: usize =
-            futures_util::future::join_all(senders).await.into_iter().map(|done| done.expect("done")).sum();
+        let done = futures_util::future::join_all(senders).await;
+        accepted += done.into_iter().map(|done| done.expect("done")).sum::<usize>();
         world.empty().await;
         let all = written.concat();
         for sender in 0..3 {
@@ -559,6 +563,6 @@ async fn whatever_the_client_does_everything_stored_comes_in_order_and_nothing_o
                 assert!(place("plain").is_none_or(|plain| mail < plain), "seed {seed}: {sender} {n} was overtaken");
             }
         }
-        assert!(sent > 0 || seed > 0, "the test proves nothing if nothing plain is ever accepted");
     }
+    assert!(accepted > 0, "the test proves nothing if nothing plain is ever accepted");
 }

@@ -2,16 +2,16 @@
 //!
 //! It is told under the lock that every connection of the client id joins under, so that a connection either finds the mail or is found by it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 
 use super::commands::{CommandError, LOG_DEADLINE};
-use super::{Connection, Registry, Shard, Target};
+use super::{Connection, Registry, Shard, Target, signal};
 use crate::clock::UnixNanos;
 use crate::event::{ConnectionInfo, Event, EventKind};
-use crate::ids::ClientId;
+use crate::ids::{ClientId, ConnectionId};
 use crate::labels::Labels;
 use crate::log::Entry;
 use crate::position::Offset;
@@ -21,15 +21,16 @@ use crate::position::Offset;
 pub enum MailState {
     /// Some is in no outbox. The outboxes of the client are held for it.
     Unsent,
-    /// All of it is in outboxes. They are open, and those of later connections are held: what was in the old ones may have to come first.
-    Sent,
+    /// All of it is in the outbox of this connection. While that is open, so are the outboxes of the client; once it ends they are held, because
+    /// what was in it may have to come first on another.
+    Sent(ConnectionId),
     /// There is none.
     None,
 }
 
-/// The client ids of one shard that have mail.
+/// The client ids of one shard that have mail, and how far it is.
 pub(super) struct Mail {
-    clients: HashSet<ClientId>,
+    clients: HashMap<ClientId, MailState>,
     arrivals: Arc<Arrivals>,
 }
 
@@ -55,15 +56,60 @@ impl Arrivals {
 
 impl Mail {
     pub(super) fn new(arrivals: Arc<Arrivals>) -> Self {
-        Self { clients: HashSet::new(), arrivals }
+        Self { clients: HashMap::new(), arrivals }
+    }
+
+    fn of(&self, client_id: &ClientId) -> Option<MailState> {
+        if self.clients.is_empty() { None } else { self.clients.get(client_id).copied() }
+    }
+
+    fn set(&mut self, client_id: &ClientId, state: MailState) {
+        if state == MailState::None {
+            self.clients.remove(client_id);
+            if self.clients.is_empty() {
+                self.clients = HashMap::new();
+            }
+        } else if let Some(known) = self.clients.get_mut(client_id) {
+            *known = state;
+        } else {
+            self.clients.insert(client_id.clone(), state);
+        }
+    }
+}
+
+impl Shard {
+    /// Whether mail in this state comes before anything else on the connections that are open.
+    fn comes_first(&self, state: MailState) -> bool {
+        match state {
+            MailState::Unsent => true,
+            MailState::Sent(by) => {
+                let bearer = self.fold.find(by).and_then(|index| self.fold.get(index));
+                let open = bearer.and_then(|member| member.held.as_ref());
+                open.is_none_or(|local| local.connection.has(signal::SEALED))
+            }
+            MailState::None => false,
+        }
     }
 
     /// A connection is about to become routable.
-    pub(super) fn joined(&self, connection: &Connection) {
+    pub(super) fn joined_with_mail(&self, connection: &Connection) {
         let client_id = &connection.info().client_id;
-        if !self.clients.is_empty() && self.clients.contains(client_id) {
+        let Some(state) = self.mail.of(client_id) else { return };
+        if self.comes_first(state) {
             connection.outbox.hold(true);
-            self.arrivals.push(client_id);
+            self.mail.arrivals.push(client_id);
+        }
+    }
+
+    /// A connection has been sealed. If mail was in its outbox, that comes first on the others.
+    pub(super) fn sealed_with_mail(&self, connection: &Connection) {
+        let info = connection.info();
+        if self.mail.of(&info.client_id) == Some(MailState::Sent(info.connection_id)) {
+            for (_, member) in self.fold.of_client(info.client_id.as_str()) {
+                if let Some(other) = &member.held {
+                    other.connection.outbox.hold(true);
+                }
+            }
         }
     }
 }
@@ -74,22 +120,15 @@ impl Registry {
     pub fn set_mail(&self, client_id: &ClientId, state: MailState) {
         let mut shard = self.lock_client(client_id.as_str());
         let shard = &mut *shard;
-        if state == MailState::None {
-            shard.mail.clients.remove(client_id);
-            if shard.mail.clients.is_empty() {
-                shard.mail.clients.shrink_to_fit();
-            }
-        } else if !shard.mail.clients.contains(client_id) {
-            shard.mail.clients.insert(client_id.clone());
-        }
+        shard.mail.set(client_id, state);
         let target = Target::Client(client_id.clone());
-        let unsent = state == MailState::Unsent;
+        let held = shard.comes_first(state);
         let mut connected = false;
         for connection in Self::open_in(shard, &target) {
-            connection.outbox.hold(unsent);
+            connection.outbox.hold(held);
             connected = true;
         }
-        if unsent && connected {
+        if state == MailState::Unsent && connected {
             shard.mail.arrivals.push(client_id);
         }
     }

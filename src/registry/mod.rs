@@ -173,7 +173,7 @@ impl Registry {
     }
 
     /// Marks a connection as ending and makes its `Disconnected`, to be submitted in the same critical section; none if it was ending already.
-    fn seal(&self, _locked: &Shard, connection: &Arc<Connection>, reason: CloseReason) -> Option<Event> {
+    fn seal(&self, locked: &Shard, connection: &Arc<Connection>, reason: CloseReason) -> Option<Event> {
         let mut ledger = connection.ledger();
         if ledger.ending.is_some() {
             return None;
@@ -194,6 +194,7 @@ impl Registry {
         drop(ledger);
         connection.outbox.close();
         connection.signal(signal::SEALED);
+        locked.sealed_with_mail(connection);
         Some(self.event(connection, labels, EventKind::Disconnected(Box::new(end))))
     }
 
