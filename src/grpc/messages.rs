@@ -57,11 +57,8 @@ impl Order {
         let if_generation = arguments::if_generation(request.if_generation)?;
         let ttl = arguments::span("ttl", request.ttl, TTL)?;
         let message_id = arguments::message_id(request.message_id)?;
-        let asked = match pb::Stage::try_from(request.receipt) {
-            Ok(pb::Stage::Acked) => return Err(Error::NotImplemented("STAGE_ACKED")),
-            Ok(stage) => stage,
-            Err(_) => return Err(Error::field("receipt", "is not a stage")),
-        };
+        let asked = pb::Stage::try_from(request.receipt);
+        let asked = asked.map_err(|_| Error::field("receipt", "is not a stage"))?;
         if let Some(ttl) = ttl {
             let Target::Client(client_id) = target else {
                 return Err(Error::field("ttl", "only a client_id has a mailbox"));
@@ -72,7 +69,8 @@ impl Order {
             let until = match asked {
                 pb::Stage::Accepted => mailbox::Stage::Accepted,
                 pb::Stage::Written => mailbox::Stage::Written,
-                _ => mailbox::Stage::Stored,
+                pb::Stage::Acked => mailbox::Stage::Acked,
+                pb::Stage::Unspecified | pb::Stage::Stored => mailbox::Stage::Stored,
             };
             let receipt = (until > mailbox::Stage::Stored).then(|| timeout.unwrap_or(RECEIPT_DEFAULT));
             let mail = Mail { client_id, payload, message_id, ttl, until };
@@ -81,15 +79,17 @@ impl Order {
         if !message_id.is_empty() {
             return Err(Error::NotImplemented("message_id without ttl"));
         }
-        let written = match asked {
+        let (written, acked) = match asked {
+            pb::Stage::Unspecified | pb::Stage::Accepted => (false, false),
+            pb::Stage::Written => (true, false),
+            pb::Stage::Acked => (true, true),
             pb::Stage::Stored => return Err(Error::field("receipt", "only a message with a ttl is stored")),
-            stage => stage == pb::Stage::Written,
         };
         let receipt = written.then(|| timeout.unwrap_or(RECEIPT_DEFAULT));
         // Only who still waits at the deadline can be told that the frame was dropped at it; who was answered before, with the stage reached, was
         // told that it stays in the outbox.
         let deadline = deadline.filter(|deadline| receipt.is_some_and(|receipt| *deadline <= Instant::now() + receipt));
-        let outgoing = Outgoing { target, payload, written, deadline, if_generation };
+        let outgoing = Outgoing { target, payload, written, acked, id: None, deadline, if_generation };
         Ok(Self { message: Message::Now(outgoing), receipt, min_cursor: request.min_cursor })
     }
 

@@ -4,10 +4,14 @@ mod arguments;
 mod batch;
 mod call;
 mod connections;
+mod consumers;
 mod convert;
 mod error;
 mod events;
 mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod intake;
 mod leases;
@@ -35,6 +39,7 @@ use std::time::{Duration, SystemTime};
 
 use tonic::service::Routes;
 
+use crate::consumers::Consumers;
 use crate::dispatch::Dispatch;
 use crate::drain::Drain;
 use crate::mailbox::Mailboxes;
@@ -109,8 +114,7 @@ struct Shared {
     registry: Arc<Registry>,
     dispatch: Dispatch,
     mailboxes: Mailboxes,
-    #[expect(dead_code, reason = "consumers are kept here")]
-    store: Store,
+    consumers: Consumers,
     metrics: Arc<Metrics>,
     drain: Arc<Drain>,
     closing: Closing,
@@ -132,14 +136,15 @@ impl Services {
     #[must_use]
     pub fn new(deps: Deps) -> Self {
         let Deps { registry, dispatch, mailboxes, store, metrics, drain, closing, node, limits, drain_defaults } = deps;
-        let health = Health::new(drain.begun());
+        let health = Health::new(drain.begun(), registry.log().watch_health());
         let subscribers = Arc::new(Subscribers::new(limits.max_subscribers));
         let snapshots = Arc::new(leases::Leases::new(limits.max_snapshots));
+        let consumers = Consumers::new(store, registry.clock().clone());
         let shared = Shared {
             registry,
             dispatch,
             mailboxes,
-            store,
+            consumers,
             metrics,
             drain,
             closing,
@@ -155,6 +160,12 @@ impl Services {
     #[must_use]
     pub fn subscribers(&self) -> &Arc<Subscribers> {
         &self.shared.subscribers
+    }
+
+    /// The named positions of subscribers, to be swept.
+    #[must_use]
+    pub fn consumers(&self) -> &Consumers {
+        &self.shared.consumers
     }
 
     /// The health that is served, to be set ready.

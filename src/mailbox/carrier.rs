@@ -11,7 +11,7 @@ use tokio::sync::{Notify, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::table::{self, Letter, Sequence};
-use super::{Inner, STORE_RETRY};
+use super::{Inner, STORE_RETRY, Stage};
 use crate::ids::ClientId;
 use crate::metrics::{MailOutcome, SendOutcome};
 use crate::outbox::{Frame, Refused, Written};
@@ -29,13 +29,36 @@ const OUTBOX_RETRY: Duration = Duration::from_millis(100);
 /// How long the receipts of a connection that has ended are waited for. Its last writes have two seconds, so this is for what should not be.
 const LAST_RECEIPTS: Duration = Duration::from_secs(5);
 
-/// Whether a receipt says that a message is delivered and need not be kept. The one place that decides it: for a client that only takes frames,
-/// WRITTEN is all there is to know.
-fn is_delivered(receipt: Result<Written, oneshot::error::RecvError>) -> bool {
-    matches!(receipt, Ok(Written::Yes))
+/// What a receipt says of a message. The one place that decides when one is delivered: ACKED by a client that acknowledges; of one that
+/// only takes frames, WRITTEN is all there is to know.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Told {
+    /// It is delivered and need not be kept.
+    Delivered(Stage),
+    /// It is on its way.
+    Written,
+    /// The connection ended and did not say that it is delivered.
+    Lost,
+    /// Nothing that matters: another receipt decides.
+    Nothing,
 }
 
-type Receipt = Pin<Box<dyn Future<Output = (Sequence, bool)> + Send>>;
+/// What is to be told of one frame, each as it comes.
+type Receipt = Pin<Box<dyn Future<Output = (Sequence, Told)> + Send>>;
+
+async fn written(sequence: Sequence, receipt: oneshot::Receiver<Written>, decides: bool) -> (Sequence, Told) {
+    let told = match (receipt.await, decides) {
+        (Ok(Written::Yes), true) => Told::Delivered(Stage::Written),
+        (Ok(Written::Yes), false) => Told::Written,
+        (Ok(Written::Expired) | Err(_), true) => Told::Lost,
+        (Ok(Written::Expired) | Err(_), false) => Told::Nothing,
+    };
+    (sequence, told)
+}
+
+async fn acknowledged(sequence: Sequence, receipt: oneshot::Receiver<()>) -> (Sequence, Told) {
+    (sequence, if receipt.await.is_ok() { Told::Delivered(Stage::Acked) } else { Told::Lost })
+}
 
 /// Carries the mail of a client until there is none to send or nobody to send it to.
 pub(super) async fn carry(inner: Arc<Inner>, client_id: ClientId, woken: Arc<Notify>) {
@@ -57,7 +80,7 @@ pub(super) async fn carry(inner: Arc<Inner>, client_id: ClientId, woken: Arc<Not
 /// The connection to send to next; if there is none, the carrier has ended, and whoever comes later starts another.
 fn next_bearer(inner: &Inner, client_id: &ClientId) -> Option<Arc<Connection>> {
     let mut index = inner.index();
-    let bearer = index.has_ready(client_id, inner.now()).then(|| inner.registry.mail_bearer(client_id)).flatten();
+    let bearer = index.has_ready(client_id, inner.now()).then(|| inner.registry.oldest_open(client_id)).flatten();
     if bearer.is_none() {
         index.rest(client_id);
     }
@@ -109,11 +132,11 @@ impl Carrier<'_> {
                 (None, Put::All | Put::Ended) => None,
             };
             tokio::select! {
-                Some((sequence, delivered)) = self.in_flight.next() => {
-                    self.told(sequence, delivered);
+                Some((sequence, told)) = self.in_flight.next() => {
+                    self.told(sequence, told);
                     // More are there at once where a write took many frames.
-                    while let Some(Some((sequence, delivered))) = futures_util::FutureExt::now_or_never(self.in_flight.next()) {
-                        self.told(sequence, delivered);
+                    while let Some(Some((sequence, told))) = futures_util::FutureExt::now_or_never(self.in_flight.next()) {
+                        self.told(sequence, told);
                     }
                 }
                 () = woken.notified() => {}
@@ -178,8 +201,10 @@ impl Carrier<'_> {
         let mut index = inner.index();
         let now = inner.now();
         let Some(last) = index.may_carry(self.client_id, sequence, now) else { return Ok(()) };
-        let (receipt, told) = oneshot::channel();
-        let frame = Frame { payload: letter.payload.clone(), receipt: Some(receipt), deadline: None };
+        let (receipt, of_writing) = oneshot::channel();
+        let (acked, of_acking) = self.connection.reliable().is_some().then(oneshot::channel).unzip();
+        let id = (!letter.message_id.is_empty()).then(|| Arc::from(&*letter.message_id));
+        let frame = Frame { payload: letter.payload.clone(), id, receipt: Some(receipt), acked, deadline: None };
         let outbox = &self.connection.outbox;
         outbox.push_mail(frame, inner.registry.settings().outbox, last).map_err(|(refused, _)| refused)?;
         index.carried(self.client_id, sequence, self.connection.info().connection_id, now);
@@ -189,25 +214,34 @@ impl Carrier<'_> {
         drop(index);
         inner.metrics.sends.of(SendOutcome::Accepted).inc();
         self.connection.wake();
-        self.in_flight.push(Box::pin(async move { (sequence, is_delivered(told.await)) }));
+        self.in_flight.push(Box::pin(written(sequence, of_writing, of_acking.is_none())));
+        if let Some(of_acking) = of_acking {
+            self.in_flight.push(Box::pin(acknowledged(sequence, of_acking)));
+        }
         Ok(())
     }
 
     /// A receipt is there, or will never be.
-    fn told(&self, sequence: Sequence, delivered: bool) {
+    fn told(&self, sequence: Sequence, told: Told) {
         let inner = self.inner;
         let mut index = inner.index();
-        if delivered {
-            if index.done(self.client_id, sequence, inner.now()) {
-                inner.metrics.mail.of(MailOutcome::Delivered).inc();
-                inner.remove_later(self.client_id.clone(), sequence);
+        match told {
+            Told::Nothing => return,
+            Told::Written => {
+                index.reached(self.client_id, sequence, Stage::Written, false, inner.now());
+                return;
             }
-        } else {
-            index.returned(self.client_id, sequence);
+            Told::Delivered(stage) => {
+                if index.reached(self.client_id, sequence, stage, true, inner.now()) {
+                    inner.metrics.mail.of(MailOutcome::Delivered).inc();
+                    inner.remove_later(self.client_id.clone(), sequence);
+                }
+            }
+            Told::Lost => index.returned(self.client_id, sequence),
         }
         inner.tell(&index, self.client_id);
         drop(index);
-        if !delivered {
+        if told == Told::Lost {
             inner.sooner.notify_one();
         }
     }

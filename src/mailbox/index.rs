@@ -21,10 +21,10 @@ pub(super) enum State {
     Storing,
     /// Stored, and in no outbox.
     Waiting,
-    /// In the outbox of this connection, or written by it a moment ago.
-    Carried(ConnectionId),
+    /// In the outbox of this connection, or written by it and not known to be delivered.
+    Carried(ConnectionId, Stage),
     /// Delivered by this connection; to be removed from the store.
-    Done(ConnectionId),
+    Done(ConnectionId, Stage),
     /// Its time is over; to be logged, and then removed from the store. It is sent no more.
     Expired,
 }
@@ -80,8 +80,8 @@ impl Mailbox {
     fn count(&mut self, state: State, by: isize) {
         let counter = match state {
             State::Waiting => &mut self.waiting,
-            State::Carried(_) => &mut self.carried,
-            State::Storing | State::Done(_) | State::Expired => return,
+            State::Carried(..) => &mut self.carried,
+            State::Storing | State::Done(..) | State::Expired => return,
         };
         *counter = counter.saturating_add_signed(by);
     }
@@ -235,30 +235,37 @@ impl Index {
         if let Some(mailbox) = self.mailboxes.get_mut(client_id) {
             mailbox.bearer = by;
         }
-        self.change(client_id, sequence, |_| Some(State::Carried(by)));
+        self.change(client_id, sequence, |_| Some(State::Carried(by, Stage::Accepted)));
         self.tell(sequence, Progress { stage: Stage::Accepted, connection_id: by, time: Some(now) });
     }
 
-    /// A message that was in an outbox is delivered. False if it was not there.
-    pub(super) fn done(&mut self, client_id: &ClientId, sequence: Sequence, now: UnixNanos) -> bool {
+    /// A message that was in an outbox has come as far as `stage` and is delivered, or is to come further. False if it was not there.
+    pub(super) fn reached(
+        &mut self,
+        client_id: &ClientId,
+        sequence: Sequence,
+        stage: Stage,
+        delivered: bool,
+        now: UnixNanos,
+    ) -> bool {
         let mut connection_id = ConnectionId::NONE;
-        let done = self.change(client_id, sequence, |state| match state {
-            State::Carried(by) => {
+        let reached = self.change(client_id, sequence, |state| match state {
+            State::Carried(by, before) if delivered || before < stage => {
                 connection_id = by;
-                Some(State::Done(by))
+                Some(if delivered { State::Done(by, stage) } else { State::Carried(by, stage) })
             }
             _ => None,
         });
-        if done {
-            self.tell(sequence, Progress { stage: Stage::Written, connection_id, time: Some(now) });
+        if reached {
+            self.tell(sequence, Progress { stage, connection_id, time: Some(now) });
         }
-        done
+        reached
     }
 
     /// A message that was in an outbox did not get out of it, as far as is known.
     pub(super) fn returned(&mut self, client_id: &ClientId, sequence: Sequence) {
         let returned =
-            self.change(client_id, sequence, |state| matches!(state, State::Carried(_)).then_some(State::Waiting));
+            self.change(client_id, sequence, |state| matches!(state, State::Carried(..)).then_some(State::Waiting));
         if !returned {
             return;
         }
@@ -270,7 +277,8 @@ impl Index {
     /// Everything in the outbox of a connection goes back.
     pub(super) fn return_all(&mut self, client_id: &ClientId, connection_id: ConnectionId) {
         let Some(mailbox) = self.mailboxes.get(client_id) else { return };
-        let carried = mailbox.items.iter().filter(|item| item.state == State::Carried(connection_id));
+        let by_it = |item: &&Item| matches!(item.state, State::Carried(by, _) if by == connection_id);
+        let carried = mailbox.items.iter().filter(by_it);
         let sequences: Vec<_> = carried.map(|item| item.sequence).collect();
         for sequence in sequences {
             self.returned(client_id, sequence);
@@ -318,8 +326,9 @@ impl Index {
     pub(super) fn progress(&self, client_id: &ClientId, sequence: Sequence) -> Progress {
         let item = self.mailboxes.get(client_id).and_then(|of| of.at(sequence).map(|at| &of.items[at]));
         match item.map(|item| item.state) {
-            Some(State::Carried(by)) => Progress { stage: Stage::Accepted, connection_id: by, time: None },
-            Some(State::Done(by)) => Progress { stage: Stage::Written, connection_id: by, time: None },
+            Some(State::Carried(by, stage) | State::Done(by, stage)) => {
+                Progress { stage, connection_id: by, time: None }
+            }
             _ => Progress::STORED,
         }
     }

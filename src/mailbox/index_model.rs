@@ -112,7 +112,7 @@ impl World {
         let unsent = self.of(client).filter(|line| line.state == State::Waiting).count();
         assert_eq!(self.index.may_carry(client, sequence, self.now), Some(unsent == 1));
         self.index.carried(client, sequence, connection(client), self.now);
-        self.set(sequence, State::Carried(connection(client)));
+        self.set(sequence, State::Carried(connection(client), Stage::Accepted));
     }
 
     fn set(&mut self, sequence: Sequence, state: State) {
@@ -164,12 +164,14 @@ impl World {
             }
             Op::Carry(number) => self.carry(&client(number)),
             Op::Receipt(at, delivered) => {
-                let Some(at) = self.pick(at, |state| matches!(state, State::Carried(_))) else { return };
+                let Some(at) = self.pick(at, |state| matches!(state, State::Carried(..))) else { return };
                 let Line { client, head, .. } = self.lines[at].clone();
                 if delivered {
-                    assert!(self.index.done(&client, head.sequence, self.now));
-                    assert!(!self.index.done(&client, head.sequence, self.now), "counted once");
-                    self.set(head.sequence, State::Done(connection(&client)));
+                    self.index.reached(&client, head.sequence, Stage::Written, false, self.now);
+                    assert!(self.index.reached(&client, head.sequence, Stage::Acked, true, self.now));
+                    assert!(!self.index.reached(&client, head.sequence, Stage::Acked, true, self.now), "counted once");
+                    assert!(!self.index.reached(&client, head.sequence, Stage::Written, false, self.now), "never back");
+                    self.set(head.sequence, State::Done(connection(&client), Stage::Acked));
                 } else {
                     self.index.returned(&client, head.sequence);
                     self.set(head.sequence, State::Waiting);
@@ -179,7 +181,7 @@ impl World {
                 let client = client(number);
                 self.index.return_all(&client, connection(&client));
                 for line in self.lines.iter_mut().filter(|line| line.client == client) {
-                    if matches!(line.state, State::Carried(_)) {
+                    if matches!(line.state, State::Carried(..)) {
                         line.state = State::Waiting;
                     }
                 }
@@ -189,7 +191,7 @@ impl World {
                 self.expire(most);
             }
             Op::Remove(at) => {
-                let Some(at) = self.pick(at, |state| matches!(state, State::Done(_) | State::Expired)) else { return };
+                let Some(at) = self.pick(at, |state| matches!(state, State::Done(..) | State::Expired)) else { return };
                 let line = self.lines.remove(at);
                 self.index.forget(&line.client, line.head.sequence);
             }
@@ -203,7 +205,7 @@ impl World {
         for number in 0..3 {
             let client = client(number);
             let count = |like: fn(State) -> bool| self.of(&client).filter(|line| like(line.state)).count();
-            let expected = match (count(|s| s == State::Waiting), count(|s| matches!(s, State::Carried(_)))) {
+            let expected = match (count(|s| s == State::Waiting), count(|s| matches!(s, State::Carried(..)))) {
                 (1.., _) => MailState::Unsent,
                 (0, 1..) => MailState::Sent(connection(&client)),
                 (0, 0) => MailState::None,
@@ -231,7 +233,7 @@ impl World {
             self.now += SECOND;
             self.expire(2);
         }
-        let through = |line: &Line| matches!(line.state, State::Done(_) | State::Expired);
+        let through = |line: &Line| matches!(line.state, State::Done(..) | State::Expired);
         assert!(self.lines.iter().all(through), "{:?}", self.lines);
         for line in std::mem::take(&mut self.lines) {
             self.index.forget(&line.client, line.head.sequence);
@@ -267,7 +269,7 @@ fn a_follower_hears_each_stage_and_the_end_and_nothing_is_kept_for_one_who_has_g
     index.returned(&alice, head.sequence);
     assert_eq!(*progress.borrow_and_update(), Progress::STORED);
     index.carried(&alice, head.sequence, connection(&alice), 6);
-    assert!(index.done(&alice, head.sequence, 7));
+    assert!(index.reached(&alice, head.sequence, Stage::Written, true, 7));
     let written = Progress { stage: Stage::Written, ..accepted };
     assert_eq!(*progress.borrow_and_update(), Progress { time: Some(7), ..written });
     index.unwatch(head.sequence);

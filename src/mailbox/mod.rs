@@ -2,7 +2,7 @@
 //!
 //! A message is in the [`Store`], and in the index in memory, which says how far it has come: stored, in an outbox, delivered, expired.
 //! For a client that has mail and a connection, one task (the carrier) moves messages from the store to the outbox; for any other there is none.
-//! A message is *delivered* when its receipt says so, which is decided in one place (`is_delivered` in `carrier.rs`), and then removed.
+//! A message is *delivered* when its receipt says so, which is decided in one place (`Told` in `carrier.rs`), and then removed.
 //!
 //! Lock order: index, then shard, then outbox. The store's thread takes the index within a transaction and never a shard; nobody waits
 //! for the store with a lock held.
@@ -94,6 +94,8 @@ pub enum Stage {
     Accepted,
     /// The kernel took its last byte before our Close.
     Written,
+    /// The client said that it has it.
+    Acked,
 }
 
 /// The stage that a message has reached, and where.

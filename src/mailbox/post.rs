@@ -31,7 +31,7 @@ pub struct Mail {
 }
 
 /// Why a message was not stored. None of these is ever delivered, except after [`PostError::Late`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PostError {
     /// Clients name themselves here, and nobody checked it.
     #[error("the client id is not verified: clients name themselves here")]
@@ -52,8 +52,8 @@ pub enum PostError {
     #[error("the message id names another message")]
     IdReused,
     /// The store has failed, or is too busy.
-    #[error("the store cannot take the message")]
-    Unavailable,
+    #[error(transparent)]
+    Store(StoreError),
     /// The store did not sync it in time. It may still do so.
     #[error("the store did not sync the message in time; it may still be stored")]
     Late,
@@ -124,7 +124,7 @@ impl Mailboxes {
         };
         let grains = (1 + weight as usize / POST_GRAIN).min(MAX_POSTS) as u32;
         let Ok(place) = Arc::clone(&inner.posts).try_acquire_many_owned(grains) else {
-            return refused(PostError::Unavailable);
+            return refused(PostError::Store(StoreError::Busy));
         };
         let Mail { client_id, payload, message_id, ttl, until } = mail;
         let letter = Letter { payload, message_id, send_time: inner.now() };
@@ -187,16 +187,16 @@ impl Post {
         answer: oneshot::Sender<Result<Booked, PostError>>,
         _place: OwnedSemaphorePermit,
     ) {
-        let booked = match written {
-            Ok(Decision::New(sequence)) => Ok(self.booked(sequence, false)),
-            Ok(Decision::Again(sequence)) => Ok(self.booked(sequence, true)),
+        let booked = match &written {
+            Ok(Decision::New(sequence)) => Ok(self.booked(*sequence, false)),
+            Ok(Decision::Again(sequence)) => Ok(self.booked(*sequence, true)),
             Ok(Decision::Reused) => Err(PostError::IdReused),
             Ok(Decision::Full(Over::Client)) => Err(PostError::ClientFull),
             Ok(Decision::Full(Over::Total)) => Err(PostError::AllFull),
             Err(StoreError::Late) => Err(PostError::Late),
-            Err(ref error @ (StoreError::Busy | StoreError::Failed(_))) => {
+            Err(error @ (StoreError::Busy | StoreError::Failed(_))) => {
                 tracing::debug!(%error, "a message could not be stored");
-                Err(PostError::Unavailable)
+                Err(PostError::Store(error.clone()))
             }
         };
         if booked.is_err() {

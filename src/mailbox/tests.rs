@@ -147,7 +147,7 @@ fn named(client: &str, text: &str, message_id: &str) -> Mail {
 
 fn plain(connection: &Connection, text: &str) -> Result<(), Refused> {
     let payload = Payload::Text(Bytes::copy_from_slice(text.as_bytes()));
-    connection.outbox.push(Frame { payload, receipt: None, deadline: None }, OUTBOX)
+    connection.outbox.push(Frame { payload, id: None, receipt: None, acked: None, deadline: None }, OUTBOX)
 }
 
 fn pop(connection: &Connection) -> Option<Frame> {
@@ -479,7 +479,7 @@ async fn a_write_that_failed_is_not_sent_and_holds_nobody_up() {
     });
     tokio::time::sleep(Duration::from_millis(20)).await;
     go_on.send(()).expect("it waits");
-    assert_eq!(posting.settle(SOON).await, Err(PostError::Unavailable));
+    assert_eq!(posting.settle(SOON).await, Err(PostError::Store(StoreError::Failed("made up".into()))));
     assert!(failing.await.expect("done").is_err());
     eventually("nothing of it is left", || world.totals() == (0, 0)).await;
     world.post(mail("alice", "b")).await.expect("stored");

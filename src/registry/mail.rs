@@ -133,14 +133,6 @@ impl Registry {
         }
     }
 
-    /// The connection that is sent the mail of a client id: the oldest that is open.
-    #[must_use]
-    pub fn mail_bearer(&self, client_id: &ClientId) -> Option<Arc<Connection>> {
-        let target = Target::Client(client_id.clone());
-        let oldest = |shard: &mut Shard| Self::open_in(shard, &target).min_by_key(|open| open.info().generation());
-        self.with_target(&target, oldest)
-    }
-
     /// Waits for clients that have unsent mail and are connected. For one caller.
     pub async fn mail_arrivals(&self) -> Vec<ClientId> {
         loop {
