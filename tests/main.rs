@@ -13,6 +13,7 @@ mod handshake;
 mod harness;
 mod limits;
 mod liveness;
+mod mailbox;
 mod plain_protocol;
 mod process;
 mod shutdown;
