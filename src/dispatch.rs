@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -12,7 +13,7 @@ use crate::ids::ConnectionId;
 use crate::labels::Labels;
 use crate::metrics::{Metrics, SendOutcome};
 use crate::outbox::{Frame, Refused, Written};
-use crate::registry::{Connection, Registry, SHARDS, Target};
+use crate::registry::{Connection, OtherGeneration, Registry, SHARDS, Target};
 
 /// Something to send.
 #[derive(Clone, Debug)]
@@ -23,9 +24,13 @@ pub struct Outgoing {
     pub payload: Payload,
     /// Whether the sender wants to know when the kernel has taken it.
     pub written: bool,
+    /// Whether the sender also wants to know when the client has acknowledged it.
+    pub acked: bool,
+    /// What the sender calls it.
+    pub id: Option<Arc<str>>,
     /// Not to be written after this.
     pub deadline: Option<Instant>,
-    /// Only to a connection of this generation.
+    /// Only to the connection of this generation.
     pub if_generation: Option<Generation>,
 }
 
@@ -36,6 +41,8 @@ pub enum Stage {
     Accepted,
     /// The kernel took its last byte before our Close.
     Written,
+    /// The client said that it has it.
+    Acked,
 }
 
 /// Why one connection did not get a message.
@@ -47,6 +54,8 @@ pub enum Failure {
     OutboxFull,
     /// It ended with the message on the way; the client may or may not have it.
     OutcomeUnknown,
+    /// The caller's deadline passed with the message still in the outbox; it was taken out.
+    Expired,
 }
 
 /// What became of a message to one connection.
@@ -72,14 +81,12 @@ pub enum SendError {
     #[error("the outbox of the connection is full")]
     OutboxFull,
     /// Another generation than the one asked for.
-    #[error("the connection's generation is {actual}, not {expected}")]
-    Generation {
-        /// The one asked for.
-        expected: Generation,
-        /// The one that is there.
-        actual: Generation,
-    },
-    /// The caller's deadline passed with the message still in the outbox; it was taken out.
+    #[error(transparent)]
+    Generation(#[from] OtherGeneration),
+    /// An acknowledgement is wanted of clients none of which can give one.
+    #[error("the client speaks no protocol that acknowledges")]
+    AckUnsupported,
+    /// The caller's deadline passed with the message still in every outbox that had taken it; it was taken out.
     #[error("the deadline passed before the message was written; it was not sent")]
     Expired,
 }
@@ -96,7 +103,15 @@ pub struct BroadcastOutcome {
 /// A message that was put in outboxes, with the receipts to come.
 #[derive(Debug)]
 pub struct Accepted {
-    deliveries: Vec<(Delivery, Option<oneshot::Receiver<Written>>)>,
+    deliveries: Vec<(Delivery, Option<Receipts>)>,
+}
+
+/// What is still to be told of one delivery.
+#[derive(Debug)]
+struct Receipts {
+    written: oneshot::Receiver<Written>,
+    /// Only for a connection that can acknowledge.
+    acked: Option<oneshot::Receiver<()>>,
 }
 
 /// Sends to connections by client id, connection id or labels.
@@ -118,11 +133,10 @@ impl Dispatch {
     /// # Errors
     /// [`SendError`] if no outbox took it.
     pub fn accept(&self, outgoing: &Outgoing) -> Result<Accepted, SendError> {
-        let connections = self.registry.open(&outgoing.target);
-        if let Some(expected) = outgoing.if_generation
-            && let Some(other) = connections.iter().find(|c| c.info().generation() != expected)
-        {
-            return Err(SendError::Generation { expected, actual: other.info().generation() });
+        let connections = self.registry.open_of(&outgoing.target, outgoing.if_generation)?;
+        let can_ack = |connection: &Arc<Connection>| connection.reliable().is_some();
+        if outgoing.acked && !connections.is_empty() && !connections.iter().any(can_ack) {
+            return Err(SendError::AckUnsupported);
         }
         let deliveries: Vec<_> = connections.iter().map(|connection| self.push(connection, outgoing)).collect();
         if deliveries.iter().any(|(delivery, _)| delivery.failure.is_none()) {
@@ -138,13 +152,16 @@ impl Dispatch {
         Err(SendError::NotConnected)
     }
 
-    fn push(
-        &self,
-        connection: &Arc<Connection>,
-        outgoing: &Outgoing,
-    ) -> (Delivery, Option<oneshot::Receiver<Written>>) {
-        let (receipt, receiver) = outgoing.written.then(oneshot::channel).unzip();
-        let frame = Frame { payload: outgoing.payload.clone(), receipt, deadline: outgoing.deadline };
+    fn push(&self, connection: &Arc<Connection>, outgoing: &Outgoing) -> (Delivery, Option<Receipts>) {
+        let (receipt, written) = (outgoing.written || outgoing.acked).then(oneshot::channel).unzip();
+        let (acked, told) = (outgoing.acked && connection.reliable().is_some()).then(oneshot::channel).unzip();
+        let frame = Frame {
+            payload: outgoing.payload.clone(),
+            id: outgoing.id.clone(),
+            receipt,
+            acked,
+            deadline: outgoing.deadline,
+        };
         let pushed = connection.outbox.push(frame, self.registry.settings().outbox);
         let (outcome, stage, failure) = match pushed {
             Ok(()) => (SendOutcome::Accepted, Some(Stage::Accepted), None),
@@ -157,38 +174,50 @@ impl Dispatch {
         }
         let time = self.registry.clock().wall_nanos();
         let delivery = Delivery { connection_id: connection.info().connection_id, stage, time, failure };
-        (delivery, receiver.filter(|_| pushed.is_ok()))
+        let receipts = written.filter(|_| pushed.is_ok()).map(|written| Receipts { written, acked: told });
+        (delivery, receipts)
     }
 
-    /// Waits for the receipts of a message, at most until `timeout` has passed; then the stage reached stands.
+    /// Waits for the receipts of a message, at most until `timeout` has passed; then the stages reached stand.
     ///
     /// # Errors
-    /// [`SendError::Expired`] if the deadline of the message passed on every connection before it was written.
+    /// [`SendError::Expired`] if no connection got it, and on some the deadline of the message passed before it was written.
     pub async fn settle(&self, accepted: Accepted, timeout: Duration) -> Result<Vec<Delivery>, SendError> {
         let until = Instant::now() + timeout;
-        let mut deliveries = Vec::with_capacity(accepted.deliveries.len());
-        let mut expired = false;
-        for (mut delivery, receipt) in accepted.deliveries {
-            let Some(receipt) = receipt else {
-                deliveries.push(delivery);
-                continue;
-            };
-            match tokio::time::timeout_at(until, receipt).await {
-                Ok(Ok(Written::Yes)) => {
-                    delivery.stage = Some(Stage::Written);
-                    delivery.time = self.registry.clock().wall_nanos();
+        // All at once, so that the time of each is its own.
+        let settled = accepted.deliveries.into_iter().map(|(delivery, receipts)| self.receive(delivery, receipts, until));
+        let deliveries = join_all(settled).await;
+        let got_nothing = |failure| matches!(failure, Failure::NotConnected | Failure::OutboxFull | Failure::Expired);
+        let nobody = deliveries.iter().all(|delivery| delivery.failure.is_some_and(got_nothing));
+        let expired = deliveries.iter().any(|delivery| delivery.failure == Some(Failure::Expired));
+        if nobody && expired { Err(SendError::Expired) } else { Ok(deliveries) }
+    }
+
+    async fn receive(&self, mut delivery: Delivery, receipts: Option<Receipts>, until: Instant) -> Delivery {
+        let Some(Receipts { written, acked }) = receipts else { return delivery };
+        match tokio::time::timeout_at(until, written).await {
+            Ok(Ok(Written::Yes)) => {
+                self.reached(&mut delivery, Stage::Written);
+                if let Some(acked) = acked {
+                    match tokio::time::timeout_at(until, acked).await {
+                        Ok(Ok(())) => self.reached(&mut delivery, Stage::Acked),
+                        // The connection ended first.
+                        Ok(Err(_)) => delivery.failure = Some(Failure::OutcomeUnknown),
+                        Err(_) => {}
+                    }
                 }
-                Ok(Ok(Written::Expired)) => {
-                    expired = true;
-                    continue;
-                }
-                // The connection ended with the frame in its outbox or half in the kernel.
-                Ok(Err(_)) => delivery.failure = Some(Failure::OutcomeUnknown),
-                Err(_) => {}
             }
-            deliveries.push(delivery);
+            Ok(Ok(Written::Expired)) => delivery.failure = Some(Failure::Expired),
+            // The connection ended with the frame in its outbox or half in the kernel.
+            Ok(Err(_)) => delivery.failure = Some(Failure::OutcomeUnknown),
+            Err(_) => {}
         }
-        if expired && deliveries.is_empty() { Err(SendError::Expired) } else { Ok(deliveries) }
+        delivery
+    }
+
+    fn reached(&self, delivery: &mut Delivery, stage: Stage) {
+        delivery.stage = Some(stage);
+        delivery.time = self.registry.clock().wall_nanos();
     }
 
     /// Puts a message in the outbox of every connection whose labels match; an empty selector matches all. Waits for no recipient, and lets others
@@ -199,7 +228,7 @@ impl Dispatch {
         for shard in 0..SHARDS {
             self.registry.for_each_open(shard, selector, |connection| {
                 outcome.matched += 1;
-                let frame = Frame { payload: payload.clone(), receipt: None, deadline: None };
+                let frame = Frame { payload: payload.clone(), id: None, receipt: None, acked: None, deadline: None };
                 let result = match connection.outbox.push(frame, limits) {
                     Ok(()) => {
                         outcome.accepted += 1;

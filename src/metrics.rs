@@ -99,13 +99,16 @@ pub enum Refusal {
     Overloaded,
     /// 1012: the node is draining.
     Draining,
+    /// 4404: it wanted to resume a session that is not there.
+    SessionUnknown,
     /// It closed, was lost or broke the protocol before it was identified.
     Gone,
 }
 
 impl Refusal {
-    const ALL: [(Self, &'static str); 7] = [
+    const ALL: [(Self, &'static str); 8] = [
         (Self::BadIdentity, "bad_identity"),
+        (Self::SessionUnknown, "session_unknown"),
         (Self::IdInUse, "id_in_use"),
         (Self::Takeovers, "takeovers"),
         (Self::IdentifyTimeout, "identify_timeout"),
@@ -122,6 +125,8 @@ pub enum SendOutcome {
     Accepted,
     /// Taken by the kernel.
     Written,
+    /// Acknowledged by the client.
+    Acked,
     /// Nobody there.
     NotConnected,
     /// The outbox was full.
@@ -131,9 +136,10 @@ pub enum SendOutcome {
 }
 
 impl SendOutcome {
-    const ALL: [(Self, &'static str); 5] = [
+    const ALL: [(Self, &'static str); 6] = [
         (Self::Accepted, "accepted"),
         (Self::Written, "written"),
+        (Self::Acked, "acked"),
         (Self::NotConnected, "not_connected"),
         (Self::OutboxFull, "outbox_full"),
         (Self::Dropped, "dropped"),
@@ -163,6 +169,49 @@ impl Beat {
         (Self::TextOut, "text_out"),
         (Self::PingOut, "ping_out"),
     ];
+}
+
+/// How a resume of a session ended.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Resume {
+    /// The session goes on.
+    Resumed,
+    /// There is no such session (any more).
+    Unknown,
+    /// The log had no room for it in time.
+    Overloaded,
+}
+
+impl Resume {
+    const ALL: [(Self, &'static str); 3] =
+        [(Self::Resumed, "resumed"), (Self::Unknown, "unknown"), (Self::Overloaded, "overloaded")];
+}
+
+/// How many of something there are now.
+pub struct Level(Gauge);
+
+/// One of them; dropping it takes it away.
+pub struct Inside(Gauge);
+
+impl Level {
+    /// One more.
+    #[must_use]
+    pub fn enter(&self) -> Inside {
+        self.0.inc();
+        Inside(self.0.clone())
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn get(&self) -> i64 {
+        self.0.get()
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
 }
 
 /// Gauges that are read from the parts when somebody looks, rather than kept up to date.
@@ -214,6 +263,10 @@ metrics! {
     heartbeats: CounterPer<Beat>,
     /// Sends to one connection, by outcome.
     sends: CounterPer<SendOutcome>,
+    /// Attempts to resume a session, by outcome.
+    resumes: CounterPer<Resume>,
+    /// Sessions without a socket that may still be resumed.
+    detached: Level,
     /// Payload bytes received from clients.
     received_bytes: Counter,
     /// Payload bytes written to clients.
@@ -252,6 +305,8 @@ impl Default for Metrics {
         // Neither tokens nor an authorizer exist in this release.
         self_named.set(1);
         r.register("identity_self_named", "1 where clients name themselves and nothing checks it", self_named);
+        let detached = Gauge::<i64>::default();
+        r.register("detached_sessions", "Sessions whose socket is lost and that may be resumed", detached.clone());
         let kinds = KindTag::ALL.map(|kind| (kind, kind.as_str()));
         let causes = Cause::ALL.map(|cause| (cause, cause.as_str()));
         let commit_seconds = Histogram::new(exponential_buckets(0.000_01, 2.0, 20));
@@ -283,10 +338,18 @@ impl Default for Metrics {
             sends: CounterPer::register(
                 r,
                 "sends",
-                "Sends to one connection, by outcome; a written one was accepted too",
+                "Sends to one connection, by outcome; a written one was accepted too, an acked one written",
                 "outcome",
                 &SendOutcome::ALL,
             ),
+            resumes: CounterPer::register(
+                r,
+                "resumes",
+                "Attempts to resume a session of the reliable subprotocol, by outcome",
+                "outcome",
+                &Resume::ALL,
+            ),
+            detached: Level(detached),
             received_bytes: counter(r, "received_bytes", "Payload bytes of business messages from clients"),
             sent_bytes: counter(r, "sent_bytes", "Payload bytes written to clients for backends"),
             frozen: counter(r, "frozen", "Times that the process was found to have stood still for over a second"),

@@ -1,7 +1,7 @@
 //! The outbox: the bounded queue of frames waiting to be written to one connection.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -22,8 +22,12 @@ pub struct OutboxLimits {
 pub struct Frame {
     /// What to send.
     pub payload: Payload,
+    /// What the backend called it.
+    pub id: Option<Arc<str>>,
     /// Told when the kernel has taken the last byte; dropped if that will never be known, or never happen.
     pub receipt: Option<oneshot::Sender<Written>>,
+    /// Told when the client has acknowledged it; dropped if that will never be known.
+    pub acked: Option<oneshot::Sender<()>>,
     /// Not to be written after this.
     pub deadline: Option<Instant>,
 }
@@ -82,9 +86,18 @@ impl Outbox {
 
     /// Takes the next frame to write. One whose deadline has passed is told so and skipped; how many were is the second answer.
     pub fn pop(&self, now: Instant) -> (Option<Frame>, u64) {
+        self.pop_fitting(now, usize::MAX)
+    }
+
+    /// The same, but a frame with a payload of more bytes than `room` stays where it is, and so does what is behind it.
+    pub fn pop_fitting(&self, now: Instant, room: usize) -> (Option<Frame>, u64) {
         let mut queue = self.queue();
         let mut expired = 0;
         loop {
+            let in_time = |frame: &Frame| frame.deadline.is_none_or(|deadline| deadline > now);
+            if queue.frames.front().is_some_and(|frame| frame.payload.len() > room && in_time(frame)) {
+                return (None, expired);
+            }
             let frame = queue.frames.pop_front();
             if let Some(frame) = &frame {
                 queue.bytes -= frame.payload.len();
@@ -117,6 +130,11 @@ impl Outbox {
         std::mem::take(&mut queue.frames).len()
     }
 
+    /// Looks at what waits, oldest first.
+    pub fn for_each(&self, mut look: impl FnMut(&Frame)) {
+        self.queue().frames.iter().for_each(&mut look);
+    }
+
     /// Frames and bytes waiting.
     #[must_use]
     pub fn depth(&self) -> (usize, usize) {
@@ -133,7 +151,8 @@ mod tests {
     const LIMITS: OutboxLimits = OutboxLimits { frames: 2, bytes: 10 };
 
     fn frame(bytes: usize) -> Frame {
-        Frame { payload: Payload::Binary(vec![0; bytes].into()), receipt: None, deadline: None }
+        let payload = Payload::Binary(vec![0; bytes].into());
+        Frame { payload, id: None, receipt: None, acked: None, deadline: None }
     }
 
     #[tokio::test]
@@ -146,6 +165,19 @@ mod tests {
         assert_eq!(outbox.depth(), (2, 10));
         assert!(outbox.pop(Instant::now()).0.is_some());
         assert_eq!(outbox.push(frame(1), LIMITS), Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_fit_stays_and_what_is_late_goes_whether_it_fits_or_not() {
+        let outbox = Outbox::default();
+        let deadline = Some(Instant::now() + Duration::from_secs(1));
+        outbox.push(Frame { deadline, ..frame(5) }, LIMITS).expect("room");
+        outbox.push(frame(4), LIMITS).expect("room");
+        assert!(outbox.pop_fitting(Instant::now(), 4).0.is_none());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(matches!(outbox.pop_fitting(Instant::now(), 3), (None, 1)));
+        assert_eq!(outbox.depth(), (1, 4));
+        assert!(outbox.pop_fitting(Instant::now(), 4).0.is_some());
     }
 
     #[tokio::test]

@@ -187,6 +187,7 @@ impl App {
             registry: Arc::clone(&registry),
             settings: settings::connection(&config),
             metrics,
+            sessions: Arc::default(),
             tasks: connections.clone(),
             draining: drain.begun(),
         });

@@ -22,6 +22,7 @@ pub(super) fn registry(config: &Config) -> Settings {
         duplicates: match config.identity.duplicates {
             DuplicatePolicy::Replace => Duplicates::Replace,
             DuplicatePolicy::Reject => Duplicates::Reject,
+            DuplicatePolicy::Allow => Duplicates::Allow { most: config.identity.max_connections_per_client },
         },
         takeovers_per_minute: u32::try_from(config.identity.takeovers_per_minute).unwrap_or(u32::MAX),
         outbox: OutboxLimits { frames: config.limits.outbox_frames, bytes: config.limits.outbox_bytes.as_usize() },
@@ -32,6 +33,7 @@ pub(super) fn connection(config: &Config) -> ConnectionSettings {
     ConnectionSettings {
         identify_timeout: config.ws.identify_timeout,
         write_timeout: config.ws.write_timeout,
+        resume_window: config.ws.resume_window,
         assign_ids: config.identity.anonymous == AnonymousPolicy::Assign,
         server_beat: match config.heartbeat.server {
             ServerHeartbeat::Auto => ServerBeat::Auto,

@@ -41,6 +41,10 @@ pub struct WsConfig {
     /// several TCP retransmissions, so only a peer that stopped reading gets there.
     #[serde(with = "duration")]
     pub write_timeout: Duration,
+    /// Time that a client of the subprotocol `heartwire.v1.json` whose socket is lost has to resume on another, 0 s to
+    /// 10 min; then it is GONE. 0 = no resuming. Default 30 s: a tunnel, a change of networks, a laptop's lid.
+    #[serde(with = "duration")]
+    pub resume_window: Duration,
     /// Handshakes under way at once, 1 to 1,000,000; beyond it sockets wait in the kernel's queue. Default 512:
     /// a reconnect storm is admitted in slices that the processor can carry.
     pub max_handshakes: usize,
@@ -61,6 +65,7 @@ impl Default for WsConfig {
             handshake_timeout: Duration::from_secs(5),
             identify_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(10),
+            resume_window: Duration::from_secs(30),
             max_handshakes: 512,
             allowed_origins: Vec::new(),
             max_connections_per_address: 0,
@@ -86,6 +91,9 @@ pub struct IdentityConfig {
     /// Takeovers of one client id in a minute, 0 = unlimited; beyond it the newcomer is closed 4429. Default 5: more
     /// than a roaming device needs, fewer than two clients fighting for one id make.
     pub takeovers_per_minute: u64,
+    /// Connections of one client id at once where `duplicates` is `allow`, 2 to 1,024; beyond it the newcomer is closed
+    /// 4410. Otherwise unused. Default 16: more than one person's devices and tabs, and a leak is soon noticed.
+    pub max_connections_per_client: usize,
 }
 
 impl Default for IdentityConfig {
@@ -96,6 +104,7 @@ impl Default for IdentityConfig {
             anonymous: AnonymousPolicy::default(),
             duplicates: DuplicatePolicy::default(),
             takeovers_per_minute: 5,
+            max_connections_per_client: 16,
         }
     }
 }

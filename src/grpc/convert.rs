@@ -198,12 +198,14 @@ pub(super) fn delivery(delivery: &Delivery) -> pb::Delivery {
         None => pb::Stage::Unspecified,
         Some(Stage::Accepted) => pb::Stage::Accepted,
         Some(Stage::Written) => pb::Stage::Written,
+        Some(Stage::Acked) => pb::Stage::Acked,
     };
     let failure = match delivery.failure {
         None => pb::DeliveryFailure::Unspecified,
         Some(Failure::NotConnected) => pb::DeliveryFailure::NotConnected,
         Some(Failure::OutboxFull) => pb::DeliveryFailure::OutboxFull,
         Some(Failure::OutcomeUnknown) => pb::DeliveryFailure::OutcomeUnknown,
+        Some(Failure::Expired) => pb::DeliveryFailure::Expired,
     };
     pb::Delivery {
         connection_id: delivery.connection_id.to_string(),

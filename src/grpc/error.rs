@@ -15,7 +15,7 @@ use crate::consumers::Ended;
 use crate::dispatch::SendError;
 use crate::event::Generation;
 use crate::log::CursorError;
-use crate::registry::{CommandError, Registry};
+use crate::registry::{CommandError, OtherGeneration, Registry};
 use crate::store::StoreError;
 
 /// `ErrorInfo.domain` of every error.
@@ -77,10 +77,12 @@ pub(super) enum Error {
     NoSuchConnection,
     #[error("there is no such service")]
     NoSuchService,
-    #[error("the generation connected is {actual}, not {expected}")]
+    #[error("the newest generation connected is {actual}, and none is {expected}")]
     Generation { expected: Generation, actual: Generation },
     #[error("the outbox of the client is full; the message was not sent")]
     OutboxFull,
+    #[error("the client does not speak heartwire.v1.json and cannot acknowledge; the message was not sent")]
+    AckUnsupported,
     #[error("too many receipts are awaited on this stream; the message was not sent")]
     ReceiptsLimit,
     #[error("the outcomes were not read for 10 s")]
@@ -170,6 +172,7 @@ impl Error {
             Self::NoSuchService => (Code::NotFound, "SERVICE_NOT_FOUND"),
             Self::Generation { .. } => (Code::FailedPrecondition, "GENERATION_MISMATCH"),
             Self::OutboxFull => (Code::ResourceExhausted, "OUTBOX_FULL"),
+            Self::AckUnsupported => (Code::FailedPrecondition, "ACK_UNSUPPORTED"),
             Self::ReceiptsLimit => (Code::ResourceExhausted, "RECEIPTS_LIMIT"),
             Self::ResponsesUnread => (Code::Aborted, "RESPONSES_UNREAD"),
             Self::LogUnavailable => (Code::Unavailable, "LOG_UNAVAILABLE"),
@@ -246,12 +249,19 @@ impl From<Ended> for Error {
     }
 }
 
+impl From<OtherGeneration> for Error {
+    fn from(OtherGeneration { expected, actual }: OtherGeneration) -> Self {
+        Self::Generation { expected, actual }
+    }
+}
+
 impl From<SendError> for Error {
     fn from(error: SendError) -> Self {
         match error {
             SendError::NotConnected => Self::NotConnected,
             SendError::OutboxFull => Self::OutboxFull,
-            SendError::Generation { expected, actual } => Self::Generation { expected, actual },
+            SendError::Generation(other) => Self::from(other),
+            SendError::AckUnsupported => Self::AckUnsupported,
             SendError::Expired => Self::Expired,
         }
     }
@@ -261,7 +271,7 @@ impl From<CommandError> for Error {
     fn from(error: CommandError) -> Self {
         match error {
             CommandError::NotConnected => Self::NotConnected,
-            CommandError::Generation { expected, actual } => Self::Generation { expected, actual },
+            CommandError::Generation(other) => Self::from(other),
             CommandError::Labels(error) => Self::field("set", error.to_string()),
             CommandError::Cadence { .. } => Self::field("heartbeat", error.to_string()),
             CommandError::LogUnavailable => Self::LogUnavailable,

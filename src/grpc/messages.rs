@@ -43,18 +43,18 @@ impl Order {
         if !request.message_id.is_empty() {
             return Err(Error::NotImplemented("message_id"));
         }
-        let written = match pb::Stage::try_from(request.receipt) {
-            Ok(pb::Stage::Unspecified | pb::Stage::Accepted) => false,
-            Ok(pb::Stage::Written) => true,
+        let (written, acked) = match pb::Stage::try_from(request.receipt) {
+            Ok(pb::Stage::Unspecified | pb::Stage::Accepted) => (false, false),
+            Ok(pb::Stage::Written) => (true, false),
+            Ok(pb::Stage::Acked) => (true, true),
             Ok(pb::Stage::Stored) => return Err(Error::NotImplemented("STAGE_STORED")),
-            Ok(pb::Stage::Acked) => return Err(Error::NotImplemented("STAGE_ACKED")),
             Err(_) => return Err(Error::field("receipt", "is not a stage")),
         };
         let receipt = written.then(|| timeout.unwrap_or(RECEIPT_DEFAULT));
         // Only who still waits at the deadline can be told that the frame was dropped at it; who was answered before, with the stage reached, was
         // told that it stays in the outbox.
         let deadline = deadline.filter(|deadline| receipt.is_some_and(|receipt| *deadline <= Instant::now() + receipt));
-        let outgoing = Outgoing { target, payload, written, deadline, if_generation };
+        let outgoing = Outgoing { target, payload, written, acked, id: None, deadline, if_generation };
         Ok(Self { outgoing, receipt, min_cursor: request.min_cursor })
     }
 

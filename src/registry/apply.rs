@@ -57,8 +57,12 @@ impl Shard {
     fn touched(&mut self, index: Index, kind: &EventKind, now: Millis) {
         let Some(Some(local)) = self.fold.held_mut(index) else { return };
         match kind {
-            EventKind::MessageReceived(payload) => local.connection.sub_uncommitted(uncommitted_cost(payload.len())),
-            EventKind::Recovered { .. } => local.pulse.recovered(now),
+            EventKind::MessageReceived(payload) => {
+                local.connection.sub_uncommitted(uncommitted_cost(payload.len()));
+                local.connection.committed_message();
+            }
+            // A lost socket is no flapping heartbeat: whoever resumed may be SUSPECT again at once.
+            EventKind::Recovered { resumed: false, .. } => local.pulse.recovered(now),
             EventKind::HeartbeatChanged(cadence) => {
                 local.connection.set_cadence(*cadence);
                 // The new settings count from now: what was silence under the old ones is not held against the client.

@@ -12,9 +12,12 @@ mod join;
 #[cfg(test)]
 mod model;
 mod registration;
+#[cfg(test)]
+mod several;
 mod sweep;
 mod view;
 mod wheel;
+mod window;
 
 pub use commands::{CommandError, Commanded};
 pub use connection::{Connection, Traffic, signal};
@@ -22,7 +25,8 @@ pub use fold::{Change, Fold, Index, Member};
 pub use join::{JoinError, Newcomer};
 pub use registration::Registration;
 pub use sweep::SWEEP_PERIOD;
-pub use view::{ConnectionView, PageStart, ShardCopy, Target};
+pub use view::{ConnectionView, OtherGeneration, PageStart, ShardCopy, Target};
+pub use window::{AckError, Flushed, Numbered, Reliable, Window};
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Clock;
 use crate::close::CloseReason;
-use crate::event::{Disconnected, Event, EventKind, Unacked};
+use crate::event::{Disconnected, Event, EventKind};
 use crate::heartbeat::{Cadence, Pulse};
 use crate::ids::{self, ClientId};
 use crate::labels::Labels;
@@ -50,6 +54,11 @@ pub enum Duplicates {
     Replace,
     /// The newer is refused.
     Reject,
+    /// Both stay, up to a limit; beyond it the newer is refused.
+    Allow {
+        /// The most open connections of one client id, those that are still joining too.
+        most: usize,
+    },
 }
 
 /// How the registry treats connections.
@@ -170,13 +179,15 @@ impl Registry {
         if ledger.ending.is_some() {
             return None;
         }
+        // Closed first, so that nothing can be accepted that the end does not tell of.
+        connection.outbox.close();
         let end = Disconnected {
             cause: reason.cause(),
             code: reason.code(),
             reason: reason.text().into(),
             connected_for: connection.open_for(&self.clock),
             stats: Some(connection.stats(&self.clock)),
-            unacked: Unacked::default(),
+            unacked: connection.close_unacked(),
         };
         self.metrics.disconnects.of(end.cause).inc();
         ledger.ending = Some(Box::new(reason));
@@ -184,7 +195,6 @@ impl Registry {
         ledger.probes = Vec::new();
         let labels = ledger.labels.clone();
         drop(ledger);
-        connection.outbox.close();
         connection.signal(signal::SEALED);
         Some(self.event(connection, labels, EventKind::Disconnected(Box::new(end))))
     }
@@ -195,14 +205,19 @@ impl Registry {
 }
 
 impl Shard {
-    /// The connection of this node that holds a client id as of what was submitted, and is not ending.
-    fn owner(&self, client_id: &ClientId) -> Option<Arc<Connection>> {
-        let open = |connection: &&Arc<Connection>| !connection.has(signal::SEALED);
-        let joining = self.joining.get(client_id).and_then(|all| all.iter().rev().find(open));
-        joining.cloned().or_else(|| {
-            let members = self.fold.of_client(client_id.as_str());
-            members.filter_map(|(_, member)| member.held.as_ref()).map(|local| &local.connection).find(open).cloned()
-        })
+    /// The connections of this node that hold a client id as of what was submitted and are not ending: under `replace` and `reject` one at most.
+    fn owners(&self, client_id: &ClientId) -> impl Iterator<Item = &Arc<Connection>> {
+        let joining = self.joining.get(client_id).into_iter().flatten().rev();
+        let members = self.fold.of_client(client_id.as_str()).filter_map(|(_, member)| member.held.as_ref());
+        let all = joining.chain(members.map(|local| &local.connection));
+        all.filter(|connection| !connection.has(signal::SEALED))
+    }
+
+    /// The connection of this node that a client id has had longest, of those that are committed and not ending.
+    fn oldest_open(&self, client_id: &ClientId) -> Option<&Arc<Connection>> {
+        let members = self.fold.of_client(client_id.as_str()).filter_map(|(_, member)| member.held.as_ref());
+        let open = members.map(|local| &local.connection).filter(|connection| !connection.has(signal::SEALED));
+        open.min_by_key(|connection| connection.info().generation())
     }
 
     /// Every connection of this node, joining ones too.

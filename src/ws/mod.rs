@@ -20,7 +20,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
-use crate::connection::{self, Admissions, Host};
+use crate::connection::{self, Admissions, Handshaken, Host};
 use crate::metrics::Handshake;
 use handshake::{Denied, Granted, judge, switching};
 
@@ -74,14 +74,12 @@ pub async fn serve(listener: TcpListener, server: Arc<WsServer>) {
                     };
                     if let Some((socket, granted)) = shaken {
                         drop(slot);
-                        connection::run(
-                            Arc::clone(&server.host),
-                            socket,
-                            granted.client_id,
-                            address,
-                            granted.admission,
-                        )
-                        .await;
+                        let handshaken = Handshaken {
+                            client_id: granted.client_id,
+                            remote_address: address,
+                            reliable: granted.reliable,
+                        };
+                        connection::run(Arc::clone(&server.host), socket, handshaken, granted.admission).await;
                     }
                 });
             }

@@ -43,7 +43,7 @@ use crate::pb::message_service_client::MessageServiceClient;
 use crate::pb::node_service_client::NodeServiceClient;
 use crate::pb::subscribe_request::Start;
 use crate::position::Offset;
-use crate::registry::{Duplicates, Newcomer, Registration, Registry, Settings};
+use crate::registry::{Duplicates, JoinError, Newcomer, Registration, Registry, Settings};
 use crate::shutdown::Closing;
 use crate::store::Store;
 
@@ -53,6 +53,7 @@ struct Options {
     log_bytes: usize,
     outbox: OutboxLimits,
     cadence: Cadence,
+    duplicates: Duplicates,
     limits: Limits,
     /// Whether what is submitted is committed; otherwise the test does it.
     commits: bool,
@@ -68,6 +69,7 @@ impl Default for Options {
             log_bytes: 64 << 20,
             outbox: OutboxLimits { frames: 16, bytes: 64 << 10 },
             cadence: Cadence { interval: 30_000, timeout: 60_000 },
+            duplicates: Duplicates::Replace,
             limits: Limits { max_subscribers: 100, max_snapshots: 16 },
             commits: true,
             store: None,
@@ -141,7 +143,7 @@ impl Rig {
             node_id: "test-node".into(),
             cadence: options.cadence,
             quiet: true,
-            duplicates: Duplicates::Replace,
+            duplicates: options.duplicates,
             takeovers_per_minute: 0,
             outbox: options.outbox,
         };
@@ -195,9 +197,13 @@ impl Rig {
     }
 
     async fn join(&self, client: &str) -> Registration {
+        self.try_join(client).await.expect("joined")
+    }
+
+    async fn try_join(&self, client: &str) -> Result<Registration, JoinError> {
         let client_id = (!client.is_empty()).then(|| ClientId::named(client).expect("an id"));
         let remote_address = Some("192.0.2.1:4000".parse().expect("an address"));
-        self.registry.join(Newcomer { client_id, remote_address, subprotocol: "" }).await.expect("joined")
+        self.registry.join(Newcomer { client_id, remote_address, subprotocol: "" }).await
     }
 
     fn head(&self) -> Offset {
