@@ -133,6 +133,9 @@ impl App {
         let closing = Closing::default();
         let dispatch = Dispatch::new(Arc::clone(&registry), Arc::clone(&metrics));
 
+        let (forgetful, token) = (dispatch.clone(), stop.clone());
+        background.spawn(async move { forgetful.run_forgetting(token).await });
+
         let store = Store::in_memory()?;
 
         // The control plane.

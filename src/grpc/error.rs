@@ -83,6 +83,8 @@ pub(super) enum Error {
     OutboxFull,
     #[error("the client does not speak heartwire.v1.json and cannot acknowledge; the message was not sent")]
     AckUnsupported,
+    #[error("another message was sent with this message_id")]
+    MessageIdReused,
     #[error("too many receipts are awaited on this stream; the message was not sent")]
     ReceiptsLimit,
     #[error("the outcomes were not read for 10 s")]
@@ -173,6 +175,7 @@ impl Error {
             Self::Generation { .. } => (Code::FailedPrecondition, "GENERATION_MISMATCH"),
             Self::OutboxFull => (Code::ResourceExhausted, "OUTBOX_FULL"),
             Self::AckUnsupported => (Code::FailedPrecondition, "ACK_UNSUPPORTED"),
+            Self::MessageIdReused => (Code::AlreadyExists, "MESSAGE_ID_REUSED"),
             Self::ReceiptsLimit => (Code::ResourceExhausted, "RECEIPTS_LIMIT"),
             Self::ResponsesUnread => (Code::Aborted, "RESPONSES_UNREAD"),
             Self::LogUnavailable => (Code::Unavailable, "LOG_UNAVAILABLE"),
@@ -263,6 +266,8 @@ impl From<SendError> for Error {
             SendError::Generation(other) => Self::from(other),
             SendError::AckUnsupported => Self::AckUnsupported,
             SendError::Expired => Self::Expired,
+            SendError::IdReused => Self::MessageIdReused,
+            SendError::Unsettled => Self::DeadlineExceeded,
         }
     }
 }

@@ -13,7 +13,7 @@ use super::call;
 use super::convert;
 use super::error::{Error, Items, Reply, reply};
 use super::send_stream;
-use crate::dispatch::{Accepted, Delivery, Outgoing};
+use crate::dispatch::{Accepted, Caller, Outgoing, Settled};
 use crate::labels::Labels;
 use crate::pb;
 use crate::pb::message_service_server::MessageService;
@@ -40,9 +40,7 @@ impl Order {
         if request.ttl.is_some() {
             return Err(Error::NotImplemented("ttl"));
         }
-        if !request.message_id.is_empty() {
-            return Err(Error::NotImplemented("message_id"));
-        }
+        let id = arguments::message_id(&request.message_id)?;
         let (written, acked) = match pb::Stage::try_from(request.receipt) {
             Ok(pb::Stage::Unspecified | pb::Stage::Accepted) => (false, false),
             Ok(pb::Stage::Written) => (true, false),
@@ -54,13 +52,18 @@ impl Order {
         // Only who still waits at the deadline can be told that the frame was dropped at it; who was answered before, with the stage reached, was
         // told that it stays in the outbox.
         let deadline = deadline.filter(|deadline| receipt.is_some_and(|receipt| *deadline <= Instant::now() + receipt));
-        let outgoing = Outgoing { target, payload, written, acked, id: None, deadline, if_generation };
+        let outgoing = Outgoing { target, payload, written, acked, id, caller: Caller::ANYONE, deadline, if_generation };
         Ok(Self { outgoing, receipt, min_cursor: request.min_cursor })
     }
 
-    /// How long the receipt is to be waited for; none if the answer is known as soon as it is accepted.
-    pub(super) fn receipt(&self) -> Option<Duration> {
-        self.receipt
+    /// Whether a receipt is to be waited for.
+    pub(super) fn wants_receipt(&self) -> bool {
+        self.receipt.is_some()
+    }
+
+    /// How long its outcome is to be waited for. Without a receipt there is only a repeat to wait for that another call is about to send.
+    pub(super) fn timeout(&self) -> Duration {
+        self.receipt.unwrap_or(RECEIPT_DEFAULT)
     }
 
     /// Puts it in the outboxes.
@@ -73,17 +76,14 @@ impl Order {
 pub(super) async fn settle(
     shared: &Shared,
     accepted: Accepted,
-    receipt: Option<Duration>,
+    timeout: Duration,
 ) -> Result<pb::SendResponse, Error> {
-    let deliveries = match receipt {
-        Some(timeout) => shared.dispatch.settle(accepted, timeout).await?,
-        None => accepted.deliveries(),
-    };
-    Ok(answer(&deliveries))
+    Ok(answer(&shared.dispatch.settle(accepted, timeout).await?))
 }
 
-pub(super) fn answer(deliveries: &[Delivery]) -> pb::SendResponse {
-    pb::SendResponse { deliveries: deliveries.iter().map(convert::delivery).collect(), replayed: false }
+pub(super) fn answer(settled: &Settled) -> pb::SendResponse {
+    let deliveries = settled.deliveries.iter().map(convert::delivery).collect();
+    pb::SendResponse { deliveries, replayed: settled.replayed }
 }
 
 impl Messages {
@@ -91,7 +91,7 @@ impl Messages {
         let shared = &*self.0;
         let order = Order::parse(shared, request, deadline)?;
         shared.reach_cursor(&order.min_cursor, deadline).await?;
-        settle(shared, order.accept(shared)?, order.receipt()).await
+        settle(shared, order.accept(shared)?, order.timeout()).await
     }
 
     async fn broadcast(&self, request: pb::BroadcastRequest) -> Result<pb::BroadcastResponse, Error> {

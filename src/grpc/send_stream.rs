@@ -14,7 +14,7 @@ use tonic::Streaming;
 
 use super::Shared;
 use super::error::{Error, Item, is_malformed, is_too_large};
-use super::messages::{Order, settle};
+use super::messages::{Order, answer, settle};
 use crate::pb;
 use crate::pb::{SendOutcome, SendStreamRequest, SendStreamResponse, TaggedSend};
 
@@ -141,18 +141,20 @@ impl Sends {
         let request = request.ok_or_else(|| Error::field("request", "must be set"))?;
         let order = Order::parse(&self.shared, request, self.deadline)?;
         let reach = self.shared.still_to_reach(&order.min_cursor)?;
-        if reach.is_none() && order.receipt().is_none() {
-            let accepted = order.accept(&self.shared)?;
-            return Ok(Some(super::messages::answer(&accepted.deliveries())));
-        }
+        let full = self.waiting.len() >= MAX_WAITING;
         // Checked before it is accepted: a refused one is not sent.
-        if self.waiting.len() >= MAX_WAITING {
+        if full && (reach.is_some() || order.wants_receipt()) {
             return Err(Error::ReceiptsLimit);
         }
-        let (shared, deadline, receipt) = (Arc::clone(&self.shared), self.deadline, order.receipt());
+        let (shared, deadline, timeout) = (Arc::clone(&self.shared), self.deadline, order.timeout());
         // Accepted here and not in the future, so that the order of the stream is the order of the outbox.
         let accepted = match reach {
-            None => Some(order.accept(&shared)?),
+            None => match order.accept(&shared)?.settled() {
+                Ok(settled) => return Ok(Some(answer(&settled))),
+                // A repeat of one that another call is about to send.
+                Err(_) if full => return Err(Error::ReceiptsLimit),
+                Err(accepted) => Some(accepted),
+            },
             Some(_) => None,
         };
         self.waiting.push(Box::pin(async move {
@@ -161,7 +163,7 @@ impl Sends {
                     shared.reach(offset, deadline).await?;
                 }
                 let accepted = accepted.map_or_else(|| order.accept(&shared), Ok)?;
-                settle(&shared, accepted, receipt).await
+                settle(&shared, accepted, timeout).await
             };
             outcome(tag, response.await)
         }));

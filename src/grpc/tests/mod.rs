@@ -7,6 +7,7 @@ mod filters;
 mod listing;
 mod nodes;
 mod send_streams;
+mod repeats;
 mod sends;
 mod serving;
 mod shutdown;
