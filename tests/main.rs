@@ -5,6 +5,7 @@
 mod allow;
 mod architecture;
 mod commands;
+mod consumers;
 mod delivery;
 mod events;
 mod frames;
