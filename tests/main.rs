@@ -5,6 +5,7 @@
 mod allow;
 mod architecture;
 mod commands;
+mod consumers;
 mod delivery;
 mod durable;
 mod events;

@@ -31,7 +31,7 @@ use tokio_util::task::TaskTracker;
 use self::client::{Client, Raw};
 use super::{Admissions, ConnectionSettings, FrameSocket, Handshaken, Host, Rates, ServerBeat, run};
 use crate::clock::Clock;
-use crate::dispatch::{Accepted, Dispatch, Failure, Outgoing, SendError, Stage};
+use crate::dispatch::{Accepted, Caller, Dispatch, Failure, Outgoing, SendError, Stage};
 use crate::event::{ConnectionInfo, EventKind, KindTag, Payload, Record, Replaces, Stats};
 use crate::heartbeat::Cadence;
 use crate::ids::{ClientId, ConnectionId};
@@ -233,7 +233,7 @@ impl World {
 
     /// The stage that a message reached, and why no further, as far as is known now.
     async fn outcome(&self, accepted: Accepted) -> (Option<Stage>, Option<Failure>) {
-        let deliveries = self.dispatch.settle(accepted, Duration::ZERO).await.expect("not expired");
+        let deliveries = self.dispatch.settle(accepted, Duration::ZERO).await.expect("not expired").deliveries;
         (deliveries[0].stage, deliveries[0].failure)
     }
 
@@ -245,6 +245,7 @@ impl World {
             written: true,
             acked: false,
             id: None,
+            caller: Caller::ANYONE,
             deadline: None,
             if_generation: None,
         }
