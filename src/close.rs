@@ -104,6 +104,65 @@ pub enum Excess {
     Takeovers,
 }
 
+/// How a client broke the reliable subprotocol; each is a `code` of its `error` envelope.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Violation {
+    /// The text is not one JSON object.
+    BadJson,
+    /// A member is missing, of the wrong type or out of its range.
+    BadEnvelope,
+    /// There is no such `type`.
+    UnknownType,
+    /// Not at this point.
+    Unexpected,
+    /// A message's number is not the next one.
+    SequenceGap,
+    /// An acknowledgement of what was not sent.
+    AckAhead,
+    /// A binary frame.
+    NotText,
+    /// No session to resume.
+    SessionUnknown,
+}
+
+impl Violation {
+    /// Every violation.
+    pub const ALL: [Self; 8] = [
+        Self::BadJson,
+        Self::BadEnvelope,
+        Self::UnknownType,
+        Self::Unexpected,
+        Self::SequenceGap,
+        Self::AckAhead,
+        Self::NotText,
+        Self::SessionUnknown,
+    ];
+
+    /// The `code` of the `error` envelope.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::BadJson => "BAD_JSON",
+            Self::BadEnvelope => "BAD_ENVELOPE",
+            Self::UnknownType => "UNKNOWN_TYPE",
+            Self::Unexpected => "UNEXPECTED",
+            Self::SequenceGap => "SEQUENCE_GAP",
+            Self::AckAhead => "ACK_AHEAD",
+            Self::NotText => "NOT_TEXT",
+            Self::SessionUnknown => "SESSION_UNKNOWN",
+        }
+    }
+
+    const fn close_code(self) -> u16 {
+        match self {
+            Self::BadJson => 1007,
+            Self::BadEnvelope | Self::UnknownType | Self::Unexpected | Self::SequenceGap | Self::AckAhead => 1002,
+            Self::NotText => 1003,
+            Self::SessionUnknown => 4404,
+        }
+    }
+}
+
 /// Why a connection ends. Each has one cause, one code, one reason and one answer to "reconnect?".
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum CloseReason {
@@ -111,8 +170,14 @@ pub enum CloseReason {
     EmptyText,
     /// The client sent a Close with this code and reason (none: 1005).
     ByClient(Option<u16>, Box<str>),
+    /// The client's `bye` of the reliable subprotocol, with the code and reason to close it with.
+    Bye(u16, Box<str>),
+    /// It broke the reliable subprotocol; what it did, for people, in at most 123 bytes and none of them its own.
+    Violation(Violation, Cow<'static, str>),
     /// End of stream or an I/O error with no Close before it.
     Lost,
+    /// The node died with the connection open; its next run says so.
+    NodeRestarted,
     /// Nothing heard for the heartbeat timeout.
     HeartbeatTimeout,
     /// A backend's `Disconnect` with this code and reason.
@@ -138,7 +203,7 @@ pub enum CloseReason {
     },
     /// The client id in the first frame is not allowed.
     BadIdentity(Cow<'static, str>),
-    /// The client id is in use and the policy is `reject`.
+    /// The client id is in use and the policy allows no further connection.
     IdInUse,
     /// No data frame within the identify timeout.
     IdentifyTimeout,
@@ -151,14 +216,17 @@ impl CloseReason {
     #[must_use]
     pub const fn cause(&self) -> Cause {
         match self {
-            Self::EmptyText | Self::ByClient(..) => Cause::ClientClosed,
+            Self::EmptyText | Self::ByClient(..) | Self::Bye(..) => Cause::ClientClosed,
             Self::Lost => Cause::ConnectionLost,
+            Self::NodeRestarted => Cause::NodeRestarted,
             Self::HeartbeatTimeout => Cause::HeartbeatTimeout,
             Self::Kicked(..) => Cause::Kicked,
             Self::Replaced => Cause::Replaced,
             Self::SlowClient => Cause::SlowClient,
             Self::RateLimited(_) => Cause::RateLimited,
-            Self::Protocol | Self::BadUtf8 | Self::TooBig | Self::BadIdentity(_) => Cause::ProtocolError,
+            Self::Protocol | Self::BadUtf8 | Self::TooBig | Self::BadIdentity(_) | Self::Violation(..) => {
+                Cause::ProtocolError
+            }
             Self::Overloaded => Cause::Overloaded,
             Self::Restart { .. } => Cause::Drained,
             Self::IdInUse | Self::IdentifyTimeout => Cause::Kicked,
@@ -175,9 +243,10 @@ impl CloseReason {
                 Some(code) => *code,
                 None => 1005,
             },
-            Self::Lost => 1006,
+            Self::Lost | Self::NodeRestarted => 1006,
             Self::HeartbeatTimeout => 4408,
-            Self::Kicked(code, _) => *code,
+            Self::Kicked(code, _) | Self::Bye(code, _) => *code,
+            Self::Violation(violation, _) => violation.close_code(),
             Self::Replaced => 4409,
             Self::SlowClient => 4413,
             Self::RateLimited(_) => 4429,
@@ -198,8 +267,10 @@ impl CloseReason {
     pub fn text(&self) -> Cow<'_, str> {
         match self {
             Self::EmptyText => "Closed by client".into(),
-            Self::ByClient(_, text) | Self::Kicked(_, text) => Cow::Borrowed(text),
+            Self::ByClient(_, text) | Self::Kicked(_, text) | Self::Bye(_, text) => Cow::Borrowed(text),
+            Self::Violation(_, what) => Cow::Borrowed(what),
             Self::Lost => "Connection lost".into(),
+            Self::NodeRestarted => "The node ended without closing the connection".into(),
             Self::HeartbeatTimeout => "Heartbeat timeout".into(),
             Self::Replaced => "Replaced by a newer connection".into(),
             Self::SlowClient => "Slow client: a write did not finish in time".into(),
@@ -226,7 +297,7 @@ impl CloseReason {
     #[must_use]
     pub const fn reconnect(&self) -> Reconnect {
         match self.code() {
-            1001 | 1012 | 4408 | 4411 | 4412 | 4413 => Reconnect::Yes,
+            1001 | 1012 | 4404 | 4408 | 4411 | 4412 | 4413 => Reconnect::Yes,
             1011 | 1013 | 4410 | 4429 => Reconnect::BackingOff,
             _ => Reconnect::No,
         }
@@ -235,7 +306,7 @@ impl CloseReason {
     /// Whether a Close is to be sent: not when the socket is gone, nor when the client's own is being answered.
     #[must_use]
     pub const fn sends_close(&self) -> bool {
-        !matches!(self, Self::Lost | Self::ByClient(..))
+        !matches!(self, Self::Lost | Self::NodeRestarted | Self::ByClient(..))
     }
 
     /// Whether frames that were accepted before the end are still written ahead of the Close: yes when the
@@ -261,7 +332,13 @@ mod tests {
         vec![
             R::EmptyText,
             R::ByClient(None, "".into()),
+            R::Bye(1000, "".into()),
+            R::Violation(Violation::BadJson, "".into()),
+            R::Violation(Violation::BadEnvelope, "".into()),
+            R::Violation(Violation::NotText, "".into()),
+            R::Violation(Violation::SessionUnknown, "".into()),
             R::Lost,
+            R::NodeRestarted,
             R::HeartbeatTimeout,
             R::Kicked(1000, "".into()),
             R::Replaced,
@@ -305,11 +382,13 @@ mod tests {
         let expected = [
             (1000, No),
             (1002, No),
+            (1003, No),
             (1007, No),
             (1009, No),
             (1012, Yes),
             (1013, BackingOff),
             (4400, No),
+            (4404, Yes),
             (4408, Yes),
             (4409, No),
             (4410, BackingOff),

@@ -1,18 +1,26 @@
 //! Dispatch: from a target to outboxes, and from outboxes to receipts.
 
+mod awaited;
+mod once;
+mod window;
+
+pub use once::{Attempt, Begun, Caller, Joined, Once, REMEMBERED, REMEMBERED_FOR};
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::UnixNanos;
 use crate::event::{Generation, Payload};
 use crate::ids::ConnectionId;
 use crate::labels::Labels;
 use crate::metrics::{Metrics, SendOutcome};
-use crate::outbox::{Frame, Refused, Written};
-use crate::registry::{Connection, Registry, SHARDS, Target};
+use crate::outbox::{Frame, Refused};
+use crate::registry::{Connection, OtherGeneration, Registry, SHARDS, Target};
+use awaited::{Awaited, Receipts};
 
 /// Something to send.
 #[derive(Clone, Debug)]
@@ -23,9 +31,15 @@ pub struct Outgoing {
     pub payload: Payload,
     /// Whether the sender wants to know when the kernel has taken it.
     pub written: bool,
+    /// Whether the sender also wants to know when the client has acknowledged it.
+    pub acked: bool,
+    /// What the sender calls it; a repeat of one that was sent is not sent again.
+    pub id: Option<Arc<str>>,
+    /// Whose id it is.
+    pub caller: Caller,
     /// Not to be written after this.
     pub deadline: Option<Instant>,
-    /// Only to a connection of this generation.
+    /// Only to the connection of this generation.
     pub if_generation: Option<Generation>,
 }
 
@@ -36,6 +50,8 @@ pub enum Stage {
     Accepted,
     /// The kernel took its last byte before our Close.
     Written,
+    /// The client said that it has it.
+    Acked,
 }
 
 /// Why one connection did not get a message.
@@ -47,6 +63,8 @@ pub enum Failure {
     OutboxFull,
     /// It ended with the message on the way; the client may or may not have it.
     OutcomeUnknown,
+    /// The caller's deadline passed with the message still in the outbox; it was taken out.
+    Expired,
 }
 
 /// What became of a message to one connection.
@@ -62,7 +80,7 @@ pub struct Delivery {
     pub failure: Option<Failure>,
 }
 
-/// Why a message reached no connection at all. It was not and will not be delivered.
+/// Why a message reached no connection at all. But for [`SendError::Unsettled`], it was not and will not be delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
     /// Nobody there.
@@ -72,16 +90,21 @@ pub enum SendError {
     #[error("the outbox of the connection is full")]
     OutboxFull,
     /// Another generation than the one asked for.
-    #[error("the connection's generation is {actual}, not {expected}")]
-    Generation {
-        /// The one asked for.
-        expected: Generation,
-        /// The one that is there.
-        actual: Generation,
-    },
-    /// The caller's deadline passed with the message still in the outbox; it was taken out.
+    #[error(transparent)]
+    Generation(#[from] OtherGeneration),
+    /// An acknowledgement is wanted of clients none of which can give one.
+    #[error("the client speaks no protocol that acknowledges")]
+    AckUnsupported,
+    /// The caller's deadline passed with the message still in every outbox that had taken it; it was taken out.
     #[error("the deadline passed before the message was written; it was not sent")]
     Expired,
+    /// Another message was sent, or is being sent, with the same id.
+    #[error("the id belongs to another message")]
+    IdReused,
+    /// The time to wait is over, and the message may still be taken out of the outbox, its deadline having passed. The one error after which it may
+    /// have been delivered.
+    #[error("the deadline passed, and whether the message was written before is not known yet")]
+    Unsettled,
 }
 
 /// How a broadcast went.
@@ -93,40 +116,94 @@ pub struct BroadcastOutcome {
     pub accepted: u64,
 }
 
-/// A message that was put in outboxes, with the receipts to come.
+/// A message that was put in outboxes, with the receipts to come; or one that had been, under the same id.
 #[derive(Debug)]
-pub struct Accepted {
-    deliveries: Vec<(Delivery, Option<oneshot::Receiver<Written>>)>,
+pub struct Accepted(Progress);
+
+#[derive(Debug)]
+enum Progress {
+    /// All that is to be known is known.
+    Settled(Settled),
+    /// Receipts are to come.
+    Awaited(Awaited),
+    /// Another call is sending it.
+    Joined(Box<(Joined, Outgoing)>),
 }
+
+/// What became of a message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settled {
+    /// One for each connection.
+    pub deliveries: Vec<Delivery>,
+    /// Whether another call has sent it, with the same id.
+    pub replayed: bool,
+}
+
+/// How often what is too old to be remembered is looked for when no message with an id comes.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
 
 /// Sends to connections by client id, connection id or labels.
 #[derive(Clone)]
 pub struct Dispatch {
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
+    once: Arc<Once>,
 }
 
 impl Dispatch {
     /// Over the connections of `registry`.
     #[must_use]
     pub fn new(registry: Arc<Registry>, metrics: Arc<Metrics>) -> Self {
-        Self { registry, metrics }
+        let once = Arc::new(Once::new(registry.clock().clone()));
+        Self { registry, metrics, once }
     }
 
-    /// Puts a message in the outbox of each connection that its target names. Never waits.
+    /// The ids of the messages that were sent lately, for a message that does not only go to outboxes.
+    #[must_use]
+    pub fn once(&self) -> &Arc<Once> {
+        &self.once
+    }
+
+    /// Gives the memory of ids that are too old back, also when no message with an id comes; until `stop`.
+    pub async fn run_forgetting(&self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(FORGET_EVERY) => self.once.forget_old(),
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Puts a message in the outbox of each connection that its target names, unless it has an id under which that was done already. Never waits.
     ///
     /// # Errors
-    /// [`SendError`] if no outbox took it.
+    /// [`SendError`] if no outbox took it, or if its id belongs to another.
     pub fn accept(&self, outgoing: &Outgoing) -> Result<Accepted, SendError> {
-        let connections = self.registry.open(&outgoing.target);
-        if let Some(expected) = outgoing.if_generation
-            && let Some(other) = connections.iter().find(|c| c.info().generation() != expected)
-        {
-            return Err(SendError::Generation { expected, actual: other.info().generation() });
+        let Some(id) = &outgoing.id else { return Ok(Accepted::of(self.put(outgoing)?, outgoing)) };
+        match self.once.begin(outgoing.caller, &outgoing.target, id, outgoing.says()) {
+            Begun::Reused => Err(SendError::IdReused),
+            Begun::Sent(deliveries) => Ok(Accepted(Progress::Settled(Settled { deliveries, replayed: true }))),
+            Begun::InFlight(joined) => Ok(Accepted(Progress::Joined(Box::new((joined, outgoing.clone()))))),
+            Begun::First(attempt) => {
+                let mut awaited = self.put(outgoing)?;
+                if !awaited.may_be_taken_out() {
+                    attempt.stands(&awaited.deliveries());
+                }
+                awaited.attempt = Some(attempt);
+                Ok(Accepted::of(awaited, outgoing))
+            }
+        }
+    }
+
+    fn put(&self, outgoing: &Outgoing) -> Result<Awaited, SendError> {
+        let connections = self.registry.open_of(&outgoing.target, outgoing.if_generation)?;
+        let can_ack = |connection: &Arc<Connection>| connection.reliable().is_some();
+        if outgoing.acked && !connections.is_empty() && !connections.iter().any(can_ack) {
+            return Err(SendError::AckUnsupported);
         }
         let deliveries: Vec<_> = connections.iter().map(|connection| self.push(connection, outgoing)).collect();
         if deliveries.iter().any(|(delivery, _)| delivery.failure.is_none()) {
-            return Ok(Accepted { deliveries });
+            return Ok(Awaited::new(deliveries, outgoing.deadline.is_some(), self.registry.clock().clone()));
         }
         let full = deliveries.iter().any(|(delivery, _)| delivery.failure == Some(Failure::OutboxFull));
         if full {
@@ -138,13 +215,19 @@ impl Dispatch {
         Err(SendError::NotConnected)
     }
 
-    fn push(
-        &self,
-        connection: &Arc<Connection>,
-        outgoing: &Outgoing,
-    ) -> (Delivery, Option<oneshot::Receiver<Written>>) {
-        let (receipt, receiver) = outgoing.written.then(oneshot::channel).unzip();
-        let frame = Frame { payload: outgoing.payload.clone(), receipt, deadline: outgoing.deadline };
+    fn push(&self, connection: &Arc<Connection>, outgoing: &Outgoing) -> (Delivery, Receipts) {
+        // Of one with an id it must be known whether it was taken out: then a repeat is to be sent.
+        let may_vanish = outgoing.id.is_some() && outgoing.deadline.is_some();
+        let wanted = outgoing.written || outgoing.acked || may_vanish;
+        let (receipt, written) = wanted.then(oneshot::channel).unzip();
+        let (acked, told) = (outgoing.acked && connection.reliable().is_some()).then(oneshot::channel).unzip();
+        let frame = Frame {
+            payload: outgoing.payload.clone(),
+            id: outgoing.id.clone(),
+            receipt,
+            acked,
+            deadline: outgoing.deadline,
+        };
         let pushed = connection.outbox.push(frame, self.registry.settings().outbox);
         let (outcome, stage, failure) = match pushed {
             Ok(()) => (SendOutcome::Accepted, Some(Stage::Accepted), None),
@@ -157,38 +240,38 @@ impl Dispatch {
         }
         let time = self.registry.clock().wall_nanos();
         let delivery = Delivery { connection_id: connection.info().connection_id, stage, time, failure };
-        (delivery, receiver.filter(|_| pushed.is_ok()))
+        let receipts = if pushed.is_ok() { Receipts { written, acked: told } } else { Receipts::default() };
+        (delivery, receipts)
     }
 
-    /// Waits for the receipts of a message, at most until `timeout` has passed; then the stage reached stands.
+    /// Waits for the receipts of a message, at most until `timeout` has passed; then the stages reached stand.
     ///
     /// # Errors
-    /// [`SendError::Expired`] if the deadline of the message passed on every connection before it was written.
-    pub async fn settle(&self, accepted: Accepted, timeout: Duration) -> Result<Vec<Delivery>, SendError> {
+    /// [`SendError::Expired`] if no connection got it, and on some the deadline of the message passed before it was written;
+    /// [`SendError::Unsettled`] if that may yet turn out; of a repeat of one that was not sent after all, also those of [`Dispatch::accept`].
+    pub async fn settle(&self, accepted: Accepted, timeout: Duration) -> Result<Settled, SendError> {
         let until = Instant::now() + timeout;
-        let mut deliveries = Vec::with_capacity(accepted.deliveries.len());
-        let mut expired = false;
-        for (mut delivery, receipt) in accepted.deliveries {
-            let Some(receipt) = receipt else {
-                deliveries.push(delivery);
-                continue;
+        let mut accepted = accepted;
+        loop {
+            let (mut joined, outgoing) = match accepted.0 {
+                Progress::Settled(settled) => return Ok(settled),
+                Progress::Awaited(mut awaited) => {
+                    // When the time is over, what was told stands.
+                    let _ = tokio::time::timeout_at(until, awaited.all()).await;
+                    return Ok(Settled { deliveries: awaited.settle()?, replayed: false });
+                }
+                Progress::Joined(joined) => *joined,
             };
-            match tokio::time::timeout_at(until, receipt).await {
-                Ok(Ok(Written::Yes)) => {
-                    delivery.stage = Some(Stage::Written);
-                    delivery.time = self.registry.clock().wall_nanos();
+            accepted = match tokio::time::timeout_at(until, joined.told()).await {
+                Ok(Some(deliveries)) => return Ok(Settled { deliveries, replayed: true }),
+                // The other call did not send it after all.
+                Ok(None) => self.accept(&outgoing)?,
+                Err(_) => {
+                    let deliveries = joined.standing().ok_or(SendError::Unsettled)?;
+                    return Ok(Settled { deliveries, replayed: true });
                 }
-                Ok(Ok(Written::Expired)) => {
-                    expired = true;
-                    continue;
-                }
-                // The connection ended with the frame in its outbox or half in the kernel.
-                Ok(Err(_)) => delivery.failure = Some(Failure::OutcomeUnknown),
-                Err(_) => {}
-            }
-            deliveries.push(delivery);
+            };
         }
-        if expired && deliveries.is_empty() { Err(SendError::Expired) } else { Ok(deliveries) }
     }
 
     /// Puts a message in the outbox of every connection whose labels match; an empty selector matches all. Waits for no recipient, and lets others
@@ -199,7 +282,7 @@ impl Dispatch {
         for shard in 0..SHARDS {
             self.registry.for_each_open(shard, selector, |connection| {
                 outcome.matched += 1;
-                let frame = Frame { payload: payload.clone(), receipt: None, deadline: None };
+                let frame = Frame { payload: payload.clone(), id: None, receipt: None, acked: None, deadline: None };
                 let result = match connection.outbox.push(frame, limits) {
                     Ok(()) => {
                         outcome.accepted += 1;
@@ -218,9 +301,39 @@ impl Dispatch {
 }
 
 impl Accepted {
-    /// The deliveries as they are, without waiting for receipts.
-    #[must_use]
-    pub fn deliveries(self) -> Vec<Delivery> {
-        self.deliveries.into_iter().map(|(delivery, _)| delivery).collect()
+    fn of(awaited: Awaited, outgoing: &Outgoing) -> Self {
+        let wanted = outgoing.written || outgoing.acked;
+        if wanted && !awaited.is_settled() {
+            return Self(Progress::Awaited(awaited));
+        }
+        let deliveries = awaited.deliveries();
+        // Nothing is to come that could make it an error.
+        let _ = awaited.settle();
+        Self(Progress::Settled(Settled { deliveries, replayed: false }))
+    }
+
+    /// What became of it, if that is known without waiting; otherwise it is handed back.
+    ///
+    /// # Errors
+    /// The message itself, to be given to [`Dispatch::settle`].
+    pub fn settled(self) -> Result<Settled, Self> {
+        match self.0 {
+            Progress::Settled(settled) => Ok(settled),
+            progress => Err(Self(progress)),
+        }
     }
 }
+
+impl Outgoing {
+    /// What a repeat has in common with it. Not for how long receipts are waited for: who repeats may wait longer.
+    fn says(&self) -> impl std::hash::Hash + '_ {
+        let (kind, bytes) = match &self.payload {
+            Payload::Text(bytes) => (0, bytes),
+            Payload::Binary(bytes) => (1, bytes),
+        };
+        (kind, bytes, self.written, self.acked, self.if_generation)
+    }
+}
+
+#[cfg(test)]
+mod tests;

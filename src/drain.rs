@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::Millis;
 use crate::close::CloseReason;
-use crate::registry::{Connection, Registry};
+use crate::registry::{Connection, Registry, signal};
 
 /// How often connections are closed while draining; the pace is spread over these beats.
 const BEAT: Duration = Duration::from_millis(20);
@@ -103,6 +103,10 @@ impl Drain {
 
     async fn run(&self, connections: Vec<Arc<Connection>>, jitter: Duration) {
         let jitter = jitter.as_millis() as Millis;
+        // Those without a socket make no storm, and there is nothing to be told them.
+        for connection in connections.iter().filter(|connection| connection.has(signal::DETACHED)) {
+            self.registry.end(connection, CloseReason::Restart { reconnect_after: 0 });
+        }
         let mut beats = tokio::time::interval(BEAT);
         let (mut closed, mut due) = (0, 0.0);
         while closed < connections.len() {

@@ -17,6 +17,9 @@ use crate::position::Offset;
 /// The log offset of a connection's `Connected`: a fencing token. Compared only within one client id, where the later connection has the greater.
 pub type Generation = i64;
 
+/// The subprotocol with numbered messages, acknowledgements and sessions that outlive their sockets.
+pub const RELIABLE: &str = "heartwire.v1.json";
+
 /// What never changes in a connection's life. One copy, shared by its events, its entry in the fold and its task.
 #[derive(Debug)]
 pub struct ConnectionInfo {

@@ -4,7 +4,7 @@
 //! right; a test reads the arrows):
 //!
 //! ```text
-//! app -> { ws, grpc, admin } -> { connection, dispatch, drain } -> registry -> { outbox, log, store } -> { event, close, ... }
+//! app -> { ws, grpc, admin } -> { connection, consumers, dispatch, drain, mailbox } -> registry -> { outbox, log, store } -> { event, close, ... }
 //! ```
 //!
 //! The ways data takes:
@@ -24,6 +24,7 @@ pub mod clock;
 pub mod close;
 pub mod config;
 pub mod connection;
+pub mod consumers;
 pub mod dispatch;
 pub mod drain;
 pub mod event;
@@ -32,6 +33,7 @@ pub mod heartbeat;
 pub mod ids;
 pub mod labels;
 pub mod log;
+pub mod mailbox;
 pub mod metrics;
 pub mod outbox;
 pub mod position;

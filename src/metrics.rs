@@ -66,12 +66,15 @@ pub enum Handshake {
     TooManyFromAddress,
     /// The node is draining: 503.
     Draining,
+    /// The log cannot take newcomers: 503.
+    LogFailing,
     /// Not finished in time.
     TimedOut,
 }
 
 impl Handshake {
-    const ALL: [(Self, &'static str); 9] = [
+    const ALL: [(Self, &'static str); 10] = [
+        (Self::LogFailing, "log_failing"),
         (Self::Draining, "draining"),
         (Self::Upgraded, "upgraded"),
         (Self::BadRequest, "bad_request"),
@@ -99,13 +102,16 @@ pub enum Refusal {
     Overloaded,
     /// 1012: the node is draining.
     Draining,
+    /// 4404: it wanted to resume a session that is not there.
+    SessionUnknown,
     /// It closed, was lost or broke the protocol before it was identified.
     Gone,
 }
 
 impl Refusal {
-    const ALL: [(Self, &'static str); 7] = [
+    const ALL: [(Self, &'static str); 8] = [
         (Self::BadIdentity, "bad_identity"),
+        (Self::SessionUnknown, "session_unknown"),
         (Self::IdInUse, "id_in_use"),
         (Self::Takeovers, "takeovers"),
         (Self::IdentifyTimeout, "identify_timeout"),
@@ -122,6 +128,8 @@ pub enum SendOutcome {
     Accepted,
     /// Taken by the kernel.
     Written,
+    /// Acknowledged by the client.
+    Acked,
     /// Nobody there.
     NotConnected,
     /// The outbox was full.
@@ -131,12 +139,35 @@ pub enum SendOutcome {
 }
 
 impl SendOutcome {
-    const ALL: [(Self, &'static str); 5] = [
+    const ALL: [(Self, &'static str); 6] = [
         (Self::Accepted, "accepted"),
         (Self::Written, "written"),
+        (Self::Acked, "acked"),
         (Self::NotConnected, "not_connected"),
         (Self::OutboxFull, "outbox_full"),
         (Self::Dropped, "dropped"),
+    ];
+}
+
+/// What became of a message with a time-to-live.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum MailOutcome {
+    /// Stored.
+    Stored,
+    /// Delivered; it was stored too.
+    Delivered,
+    /// Given up, its time being over; it was stored too.
+    Expired,
+    /// Not stored.
+    Refused,
+}
+
+impl MailOutcome {
+    const ALL: [(Self, &'static str); 4] = [
+        (Self::Stored, "stored"),
+        (Self::Delivered, "delivered"),
+        (Self::Expired, "expired"),
+        (Self::Refused, "refused"),
     ];
 }
 
@@ -165,6 +196,49 @@ impl Beat {
     ];
 }
 
+/// How a resume of a session ended.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum Resume {
+    /// The session goes on.
+    Resumed,
+    /// There is no such session (any more).
+    Unknown,
+    /// The log had no room for it in time.
+    Overloaded,
+}
+
+impl Resume {
+    const ALL: [(Self, &'static str); 3] =
+        [(Self::Resumed, "resumed"), (Self::Unknown, "unknown"), (Self::Overloaded, "overloaded")];
+}
+
+/// How many of something there are now.
+pub struct Level(Gauge);
+
+/// One of them; dropping it takes it away.
+pub struct Inside(Gauge);
+
+impl Level {
+    /// One more.
+    #[must_use]
+    pub fn enter(&self) -> Inside {
+        self.0.inc();
+        Inside(self.0.clone())
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn get(&self) -> i64 {
+        self.0.get()
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// Gauges that are read from the parts when somebody looks, rather than kept up to date.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Reading {
@@ -180,8 +254,14 @@ pub struct Reading {
     pub log_events: i64,
     /// Bytes kept.
     pub log_bytes: i64,
+    /// Whether the log commits: 1, or 0 while it fails.
+    pub log_healthy: i64,
     /// Age of the oldest event kept, in seconds.
     pub oldest_event_seconds: f64,
+    /// Messages in all mailboxes.
+    pub mailbox_messages: i64,
+    /// Bytes in all mailboxes, as their bounds count them.
+    pub mailbox_bytes: i64,
     /// Open `Subscribe` streams.
     pub subscribers: i64,
     /// How many events the furthest behind of them is behind.
@@ -204,6 +284,12 @@ metrics! {
     events: CounterPer<KindTag>,
     /// From submitting an event to its being visible to readers, in seconds.
     commit_seconds: Histogram,
+    /// Syncs of the journal's files.
+    journal_syncs: Counter,
+    /// How long such a sync takes, in seconds.
+    journal_sync_seconds: Histogram,
+    /// Failures to write, to sync or to set space aside.
+    journal_failures: Counter,
     /// Connections ended, by cause.
     disconnects: CounterPer<Cause>,
     /// Handshakes, by outcome.
@@ -214,6 +300,12 @@ metrics! {
     heartbeats: CounterPer<Beat>,
     /// Sends to one connection, by outcome.
     sends: CounterPer<SendOutcome>,
+    /// Messages with a time-to-live, by what became of them.
+    mail: CounterPer<MailOutcome>,
+    /// Attempts to resume a session, by outcome.
+    resumes: CounterPer<Resume>,
+    /// Sessions without a socket that may still be resumed.
+    detached: Level,
     /// Payload bytes received from clients.
     received_bytes: Counter,
     /// Payload bytes written to clients.
@@ -234,8 +326,11 @@ struct ReadingGauges {
     connections: Family<Label, Gauge>,
     outbox_frames: Gauge,
     outbox_bytes: Gauge,
+    mailbox_messages: Gauge,
+    mailbox_bytes: Gauge,
     log_events: Gauge,
     log_bytes: Gauge,
+    log_healthy: Gauge,
     oldest_event: Gauge<f64, std::sync::atomic::AtomicU64>,
     subscribers: Gauge,
     subscriber_lag: Gauge,
@@ -252,6 +347,8 @@ impl Default for Metrics {
         // Neither tokens nor an authorizer exist in this release.
         self_named.set(1);
         r.register("identity_self_named", "1 where clients name themselves and nothing checks it", self_named);
+        let detached = Gauge::<i64>::default();
+        r.register("detached_sessions", "Sessions whose socket is lost and that may be resumed", detached.clone());
         let kinds = KindTag::ALL.map(|kind| (kind, kind.as_str()));
         let causes = Cause::ALL.map(|cause| (cause, cause.as_str()));
         let commit_seconds = Histogram::new(exponential_buckets(0.000_01, 2.0, 20));
@@ -261,9 +358,23 @@ impl Default for Metrics {
             Unit::Seconds,
             commit_seconds.clone(),
         );
+        let journal_sync_seconds = Histogram::new(exponential_buckets(0.000_05, 2.0, 18));
+        r.register_with_unit(
+            "journal_sync",
+            "Syncs of the log's files, with a data directory",
+            Unit::Seconds,
+            journal_sync_seconds.clone(),
+        );
         Self {
             events: CounterPer::register(r, "events", "Events committed, by kind", "kind", &kinds),
             commit_seconds,
+            journal_syncs: counter(r, "journal_syncs", "Syncs of the log's files, with a data directory"),
+            journal_sync_seconds,
+            journal_failures: counter(
+                r,
+                "journal_failures",
+                "Failures to write or sync the log's files, or to set space aside for them; each is tried again",
+            ),
             disconnects: CounterPer::register(r, "disconnects", "Connections ended, by cause", "cause", &causes),
             handshakes: CounterPer::register(
                 r,
@@ -283,10 +394,25 @@ impl Default for Metrics {
             sends: CounterPer::register(
                 r,
                 "sends",
-                "Sends to one connection, by outcome; a written one was accepted too",
+                "Sends to one connection, by outcome; a written one was accepted too, an acked one written",
                 "outcome",
                 &SendOutcome::ALL,
             ),
+            mail: CounterPer::register(
+                r,
+                "mail",
+                "Messages with a time-to-live, by what became of them; a delivered or expired one was stored too",
+                "outcome",
+                &MailOutcome::ALL,
+            ),
+            resumes: CounterPer::register(
+                r,
+                "resumes",
+                "Attempts to resume a session of the reliable subprotocol, by outcome",
+                "outcome",
+                &Resume::ALL,
+            ),
+            detached: Level(detached),
             received_bytes: counter(r, "received_bytes", "Payload bytes of business messages from clients"),
             sent_bytes: counter(r, "sent_bytes", "Payload bytes written to clients for backends"),
             frozen: counter(r, "frozen", "Times that the process was found to have stood still for over a second"),
@@ -320,8 +446,11 @@ impl ReadingGauges {
             connections: Family::default(),
             outbox_frames: Gauge::default(),
             outbox_bytes: Gauge::default(),
+            mailbox_messages: Gauge::default(),
+            mailbox_bytes: Gauge::default(),
             log_events: Gauge::default(),
             log_bytes: Gauge::default(),
+            log_healthy: Gauge::default(),
             oldest_event: Gauge::default(),
             subscribers: Gauge::default(),
             subscriber_lag: Gauge::default(),
@@ -337,8 +466,23 @@ impl ReadingGauges {
             "Payload bytes waiting to be written, over all connections",
             gauges.outbox_bytes.clone(),
         );
+        registry.register(
+            "mailbox_messages",
+            "Messages with a time-to-live in all mailboxes",
+            gauges.mailbox_messages.clone(),
+        );
+        registry.register(
+            "mailbox_bytes",
+            "Bytes of messages in all mailboxes, with what is counted for each message",
+            gauges.mailbox_bytes.clone(),
+        );
         registry.register("log_events", "Events kept in the log", gauges.log_events.clone());
         registry.register("log_bytes", "Bytes that the log keeps", gauges.log_bytes.clone());
+        registry.register(
+            "log_healthy",
+            "1 while the log commits, 0 while it cannot and newcomers are refused",
+            gauges.log_healthy.clone(),
+        );
         registry.register("log_oldest_event_age_seconds", "Age of the oldest event kept", gauges.oldest_event.clone());
         registry.register("subscribers", "Open Subscribe streams", gauges.subscribers.clone());
         registry.register(
@@ -361,8 +505,11 @@ impl Metrics {
         g.connections.get_or_create_owned(&vec![("state", "suspect")]).set(reading.suspect);
         g.outbox_frames.set(reading.outbox_frames);
         g.outbox_bytes.set(reading.outbox_bytes);
+        g.mailbox_messages.set(reading.mailbox_messages);
+        g.mailbox_bytes.set(reading.mailbox_bytes);
         g.log_events.set(reading.log_events);
         g.log_bytes.set(reading.log_bytes);
+        g.log_healthy.set(reading.log_healthy);
         g.oldest_event.set(reading.oldest_event_seconds);
         g.subscribers.set(reading.subscribers);
         g.subscriber_lag.set(reading.subscriber_lag);

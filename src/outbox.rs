@@ -1,7 +1,7 @@
 //! The outbox: the bounded queue of frames waiting to be written to one connection.
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -22,8 +22,12 @@ pub struct OutboxLimits {
 pub struct Frame {
     /// What to send.
     pub payload: Payload,
+    /// What the backend called it.
+    pub id: Option<Arc<str>>,
     /// Told when the kernel has taken the last byte; dropped if that will never be known, or never happen.
     pub receipt: Option<oneshot::Sender<Written>>,
+    /// Told when the client has acknowledged it; dropped if that will never be known.
+    pub acked: Option<oneshot::Sender<()>>,
     /// Not to be written after this.
     pub deadline: Option<Instant>,
 }
@@ -55,6 +59,8 @@ struct Queue {
     frames: VecDeque<Frame>,
     bytes: usize,
     closed: bool,
+    /// Stored messages come first: anything else is refused as if it were full.
+    held: bool,
 }
 
 impl Outbox {
@@ -62,29 +68,48 @@ impl Outbox {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a frame.
+    /// Adds a frame. While the outbox is held for stored messages it is full for anything else.
     ///
     /// # Errors
     /// [`Refused`], with the frame dropped.
     pub fn push(&self, frame: Frame, limits: OutboxLimits) -> Result<(), Refused> {
         let mut queue = self.queue();
-        if queue.closed {
-            return Err(Refused::Closed);
-        }
-        let bytes = queue.bytes + frame.payload.len();
-        if queue.frames.len() >= limits.frames || bytes > limits.bytes {
+        if queue.held && !queue.closed {
             return Err(Refused::Full);
         }
-        queue.bytes = bytes;
-        queue.frames.push_back(frame);
+        queue.push(frame, limits).map_err(|(refused, _)| refused)
+    }
+
+    /// Adds a stored message. With the last of them the outbox is open to others again, in the same moment, so that nothing comes between.
+    ///
+    /// # Errors
+    /// [`Refused`], with the frame handed back.
+    pub fn push_mail(&self, frame: Frame, limits: OutboxLimits, last: bool) -> Result<(), (Refused, Frame)> {
+        let mut queue = self.queue();
+        queue.push(frame, limits)?;
+        queue.held &= !last;
         Ok(())
+    }
+
+    /// Says whether stored messages come first.
+    pub fn hold(&self, held: bool) {
+        self.queue().held = held;
     }
 
     /// Takes the next frame to write. One whose deadline has passed is told so and skipped; how many were is the second answer.
     pub fn pop(&self, now: Instant) -> (Option<Frame>, u64) {
+        self.pop_fitting(now, usize::MAX)
+    }
+
+    /// The same, but a frame with a payload of more bytes than `room` stays where it is, and so does what is behind it.
+    pub fn pop_fitting(&self, now: Instant, room: usize) -> (Option<Frame>, u64) {
         let mut queue = self.queue();
         let mut expired = 0;
         loop {
+            let in_time = |frame: &Frame| frame.deadline.is_none_or(|deadline| deadline > now);
+            if queue.frames.front().is_some_and(|frame| frame.payload.len() > room && in_time(frame)) {
+                return (None, expired);
+            }
             let frame = queue.frames.pop_front();
             if let Some(frame) = &frame {
                 queue.bytes -= frame.payload.len();
@@ -117,11 +142,31 @@ impl Outbox {
         std::mem::take(&mut queue.frames).len()
     }
 
+    /// Looks at what waits, oldest first.
+    pub fn for_each(&self, mut look: impl FnMut(&Frame)) {
+        self.queue().frames.iter().for_each(&mut look);
+    }
+
     /// Frames and bytes waiting.
     #[must_use]
     pub fn depth(&self) -> (usize, usize) {
         let queue = self.queue();
         (queue.frames.len(), queue.bytes)
+    }
+}
+
+impl Queue {
+    fn push(&mut self, frame: Frame, limits: OutboxLimits) -> Result<(), (Refused, Frame)> {
+        if self.closed {
+            return Err((Refused::Closed, frame));
+        }
+        let bytes = self.bytes + frame.payload.len();
+        if self.frames.len() >= limits.frames || bytes > limits.bytes {
+            return Err((Refused::Full, frame));
+        }
+        self.bytes = bytes;
+        self.frames.push_back(frame);
+        Ok(())
     }
 }
 
@@ -133,7 +178,8 @@ mod tests {
     const LIMITS: OutboxLimits = OutboxLimits { frames: 2, bytes: 10 };
 
     fn frame(bytes: usize) -> Frame {
-        Frame { payload: Payload::Binary(vec![0; bytes].into()), receipt: None, deadline: None }
+        let payload = Payload::Binary(vec![0; bytes].into());
+        Frame { payload, id: None, receipt: None, acked: None, deadline: None }
     }
 
     #[tokio::test]
@@ -148,6 +194,19 @@ mod tests {
         assert_eq!(outbox.push(frame(1), LIMITS), Ok(()));
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_fit_stays_and_what_is_late_goes_whether_it_fits_or_not() {
+        let outbox = Outbox::default();
+        let deadline = Some(Instant::now() + Duration::from_secs(1));
+        outbox.push(Frame { deadline, ..frame(5) }, LIMITS).expect("room");
+        outbox.push(frame(4), LIMITS).expect("room");
+        assert!(outbox.pop_fitting(Instant::now(), 4).0.is_none());
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(matches!(outbox.pop_fitting(Instant::now(), 3), (None, 1)));
+        assert_eq!(outbox.depth(), (1, 4));
+        assert!(outbox.pop_fitting(Instant::now(), 4).0.is_some());
+    }
+
     #[tokio::test]
     async fn closed_is_not_full_and_keeps_what_was_accepted() {
         let outbox = Outbox::default();
@@ -155,6 +214,23 @@ mod tests {
         outbox.close();
         assert_eq!(outbox.push(frame(1), LIMITS), Err(Refused::Closed));
         assert!(outbox.pop(Instant::now()).0.is_some());
+    }
+
+    #[tokio::test]
+    async fn held_for_mail_it_refuses_the_rest_until_the_last_of_the_mail_is_in() {
+        let outbox = Outbox::default();
+        outbox.hold(true);
+        assert_eq!(outbox.push(frame(1), LIMITS), Err(Refused::Full));
+        assert!(outbox.push_mail(frame(2), LIMITS, false).is_ok());
+        assert_eq!(outbox.push(frame(1), LIMITS), Err(Refused::Full));
+        let over = outbox.push_mail(frame(9), LIMITS, true).expect_err("over the bytes");
+        assert_eq!((over.0, over.1.payload.len()), (Refused::Full, 9));
+        assert!(outbox.pop(Instant::now()).0.is_some());
+        assert!(outbox.push_mail(over.1, LIMITS, true).is_ok());
+        assert_eq!(outbox.push(frame(1), LIMITS), Ok(()));
+        outbox.hold(true);
+        outbox.close();
+        assert_eq!(outbox.push(frame(1), LIMITS), Err(Refused::Closed));
     }
 
     #[tokio::test(start_paused = true)]

@@ -2,15 +2,19 @@
 
 #![allow(unreachable_pub, reason = "one binary")]
 
+mod allow;
 mod architecture;
 mod commands;
+mod consumers;
 mod delivery;
+mod durable;
 mod events;
 mod frames;
 mod handshake;
 mod harness;
 mod limits;
 mod liveness;
+mod mailbox;
 mod plain_protocol;
 mod process;
 mod shutdown;

@@ -7,6 +7,7 @@ use hyper::header::HeaderName;
 use crate::config::{AnonymousPolicy, Config, DuplicatePolicy, ProofOfLife, ServerHeartbeat};
 use crate::connection::{ConnectionSettings, Rates, ServerBeat};
 use crate::heartbeat::Cadence;
+use crate::mailbox;
 use crate::outbox::OutboxLimits;
 use crate::registry::{Duplicates, Settings};
 use crate::ws::HandshakeSettings;
@@ -22,6 +23,7 @@ pub(super) fn registry(config: &Config) -> Settings {
         duplicates: match config.identity.duplicates {
             DuplicatePolicy::Replace => Duplicates::Replace,
             DuplicatePolicy::Reject => Duplicates::Reject,
+            DuplicatePolicy::Allow => Duplicates::Allow { most: config.identity.max_connections_per_client },
         },
         takeovers_per_minute: u32::try_from(config.identity.takeovers_per_minute).unwrap_or(u32::MAX),
         outbox: OutboxLimits { frames: config.limits.outbox_frames, bytes: config.limits.outbox_bytes.as_usize() },
@@ -32,6 +34,7 @@ pub(super) fn connection(config: &Config) -> ConnectionSettings {
     ConnectionSettings {
         identify_timeout: config.ws.identify_timeout,
         write_timeout: config.ws.write_timeout,
+        resume_window: config.ws.resume_window,
         assign_ids: config.identity.anonymous == AnonymousPolicy::Assign,
         server_beat: match config.heartbeat.server {
             ServerHeartbeat::Auto => ServerBeat::Auto,
@@ -45,6 +48,17 @@ pub(super) fn connection(config: &Config) -> ConnectionSettings {
         max_message: config.ws.max_message.as_usize(),
         uncommitted: u32::try_from(config.limits.uncommitted_bytes.bytes()).unwrap_or(u32::MAX),
         reconnect_jitter: config.shutdown.reconnect_jitter,
+    }
+}
+
+pub(super) fn mailbox(config: &Config) -> mailbox::Settings {
+    mailbox::Settings {
+        limits: mailbox::Limits {
+            max_messages: config.mailbox.max_messages,
+            max_bytes: config.mailbox.max_bytes.bytes(),
+            max_total_bytes: config.mailbox.max_total_bytes.bytes(),
+        },
+        trust_self_named: config.identity.trust_self_named,
     }
 }
 

@@ -41,6 +41,10 @@ pub struct WsConfig {
     /// several TCP retransmissions, so only a peer that stopped reading gets there.
     #[serde(with = "duration")]
     pub write_timeout: Duration,
+    /// Time that a client of the subprotocol `heartwire.v1.json` whose socket is lost has to resume on another, 0 s to
+    /// 10 min; then it is GONE. 0 = no resuming. Default 30 s: a tunnel, a change of networks, a laptop's lid.
+    #[serde(with = "duration")]
+    pub resume_window: Duration,
     /// Handshakes under way at once, 1 to 1,000,000; beyond it sockets wait in the kernel's queue. Default 512:
     /// a reconnect storm is admitted in slices that the processor can carry.
     pub max_handshakes: usize,
@@ -61,6 +65,7 @@ impl Default for WsConfig {
             handshake_timeout: Duration::from_secs(5),
             identify_timeout: Duration::from_secs(10),
             write_timeout: Duration::from_secs(10),
+            resume_window: Duration::from_secs(30),
             max_handshakes: 512,
             allowed_origins: Vec::new(),
             max_connections_per_address: 0,
@@ -86,6 +91,12 @@ pub struct IdentityConfig {
     /// Takeovers of one client id in a minute, 0 = unlimited; beyond it the newcomer is closed 4429. Default 5: more
     /// than a roaming device needs, fewer than two clients fighting for one id make.
     pub takeovers_per_minute: u64,
+    /// Whether clients that name themselves, with nobody checking, may have mailboxes. Default false: whoever takes an
+    /// id gets the mail that is stored for it.
+    pub trust_self_named: bool,
+    /// Connections of one client id at once where `duplicates` is `allow`, 2 to 1,024; beyond it the newcomer is closed
+    /// 4410. Otherwise unused. Default 16: more than one person's devices and tabs, and a leak is soon noticed.
+    pub max_connections_per_client: usize,
 }
 
 impl Default for IdentityConfig {
@@ -96,6 +107,8 @@ impl Default for IdentityConfig {
             anonymous: AnonymousPolicy::default(),
             duplicates: DuplicatePolicy::default(),
             takeovers_per_minute: 5,
+            trust_self_named: false,
+            max_connections_per_client: 16,
         }
     }
 }
@@ -163,6 +176,26 @@ impl Default for LimitsConfig {
     }
 }
 
+/// `[mailbox]`: what may be stored for clients. A message counts with its payload, its id and 256 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MailboxConfig {
+    /// Messages stored for one client id, 1 to 100,000; when full, sends with a `ttl` are refused. Default 1,000: a
+    /// day away from a chatty backend.
+    pub max_messages: usize,
+    /// Bytes stored for one client id, 1 KiB to 1 GiB; likewise. Default 1 MiB: what an outbox takes.
+    pub max_bytes: ByteSize,
+    /// Bytes stored in all, 1 KiB to 1 TiB and at least `max_bytes`; likewise. Without `log.data_dir` this is memory.
+    /// Default 64 MiB: what the log may take, in the memory of a small container.
+    pub max_total_bytes: ByteSize,
+}
+
+impl Default for MailboxConfig {
+    fn default() -> Self {
+        Self { max_messages: 1_000, max_bytes: ByteSize::mib(1), max_total_bytes: ByteSize::mib(64) }
+    }
+}
+
 /// `[log]`: how much of the log is kept for backends to resume from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -170,13 +203,18 @@ pub struct LogConfig {
     /// Directory for the log and for what else must outlive the process; "" = none, everything is kept in memory and
     /// a restart begins a new epoch. It is made if it is not there, and only one process can have it. Default "".
     pub data_dir: PathBuf,
-    /// Bytes of events kept, at least 1 MiB and at least `ws.max_message`; the oldest go first. Default 64 MiB: about
-    /// half a million events of 120 bytes, in the memory of a small container.
+    /// Bytes of events kept, at least 256 KiB and at least `ws.max_message`; the oldest go first. Default 64 MiB: about
+    /// half a million events of 120 bytes, in the memory of a small container; 1 GiB where `data_dir` is set.
     pub max_bytes: ByteSize,
     /// Age at which events go even when there is room, at least 1 s; `None` (unset, or "") = only `max_bytes` decides.
-    /// Default unset.
+    /// Default unset; 7 d where `data_dir` is set.
     #[serde(with = "duration::optional")]
     pub max_age: Option<Duration>,
+}
+
+impl LogConfig {
+    /// What other keys of the section are by default where `data_dir` is set.
+    pub(super) const ON_DISK: [(&str, &str); 2] = [("max_bytes", "1GiB"), ("max_age", "7d")];
 }
 
 impl Default for LogConfig {

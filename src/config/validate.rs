@@ -28,23 +28,29 @@ impl Config {
         self.heartbeat_times(&mut found);
         self.listeners(&mut found);
         self.log_holds_a_message(&mut found);
+        self.mailboxes_hold_one(&mut found);
         found.problems
     }
 
     fn ranges(&self, found: &mut Findings) {
-        let Self { ws, limits, log, grpc, shutdown, heartbeat, .. } = self;
+        let Self { ws, identity, limits, log, mailbox, grpc, shutdown, heartbeat, .. } = self;
         found.range("ws.max_connections", &ws.max_connections, 1..=10_000_000);
         // gRPC clients refuse messages over 4 MiB by default, and an event is more than the message in it.
         found.range("ws.max_message", &ws.max_message, ByteSize(1)..=ByteSize::mib(3));
         found.time("ws.handshake_timeout", ws.handshake_timeout, TIMEOUTS);
         found.time("ws.identify_timeout", ws.identify_timeout, TIMEOUTS);
         found.time("ws.write_timeout", ws.write_timeout, TIMEOUTS);
+        found.time("ws.resume_window", ws.resume_window, Duration::ZERO..=Duration::from_secs(600));
         found.range("ws.max_handshakes", &ws.max_handshakes, 1..=1_000_000);
+        found.range("identity.max_connections_per_client", &identity.max_connections_per_client, 2..=1024);
         found.time("heartbeat.interval", heartbeat.interval, Duration::from_millis(100)..=Duration::from_secs(3600));
         found.range("limits.outbox_frames", &limits.outbox_frames, 1..=1_000_000);
         found.range("limits.outbox_bytes", &limits.outbox_bytes, ByteSize::kib(1)..=ByteSize::mib(1024));
         found.range("limits.uncommitted_bytes", &limits.uncommitted_bytes, ByteSize(1)..=ByteSize::mib(1024));
-        found.at_least("log.max_bytes", &log.max_bytes, &ByteSize::mib(1));
+        found.range("mailbox.max_messages", &mailbox.max_messages, 1..=100_000);
+        found.range("mailbox.max_bytes", &mailbox.max_bytes, ByteSize::kib(1)..=ByteSize::mib(1024));
+        found.range("mailbox.max_total_bytes", &mailbox.max_total_bytes, ByteSize::kib(1)..=ByteSize::mib(1 << 20));
+        found.at_least("log.max_bytes", &log.max_bytes, &ByteSize::kib(256));
         if let Some(age) = log.max_age.filter(|age| *age < Duration::from_secs(1)) {
             found.add("log.max_age", format!("{} is too short, expected at least 1s, or \"\"", duration::show(age)));
         }
@@ -121,6 +127,14 @@ impl Config {
             found.problems.push(Problem::of("log.max_bytes", text).against("ws.max_message"));
         }
     }
+
+    fn mailboxes_hold_one(&self, found: &mut Findings) {
+        let (all, one) = (self.mailbox.max_total_bytes, self.mailbox.max_bytes);
+        if all < one {
+            let text = format!("{all} has no room for one mailbox of mailbox.max_bytes, which is {one}");
+            found.problems.push(Problem::of("mailbox.max_total_bytes", text).against("mailbox.max_bytes"));
+        }
+    }
 }
 
 /// Whether the system would refuse the second for the first. A wildcard takes the port on every address of its family;
@@ -195,14 +209,21 @@ mod tests {
         assert_eq!(keys(|c| c.ws.handshake_timeout = Duration::ZERO), ["ws.handshake_timeout"]);
         assert_eq!(keys(|c| c.ws.identify_timeout = Duration::MAX), ["ws.identify_timeout"]);
         assert_eq!(keys(|c| c.ws.write_timeout = Duration::ZERO), ["ws.write_timeout"]);
+        assert!(keys(|c| c.ws.resume_window = Duration::ZERO).is_empty());
+        assert_eq!(keys(|c| c.ws.resume_window = Duration::from_secs(601)), ["ws.resume_window"]);
         assert_eq!(keys(|c| c.ws.max_handshakes = 0), ["ws.max_handshakes"]);
+        let per_client = "identity.max_connections_per_client";
+        assert!(keys(|c| c.identity.max_connections_per_client = 2).is_empty());
+        assert!(keys(|c| c.identity.max_connections_per_client = 1024).is_empty());
+        assert_eq!(keys(|c| c.identity.max_connections_per_client = 1), [per_client]);
+        assert_eq!(keys(|c| c.identity.max_connections_per_client = 1025), [per_client]);
         assert!(keys(|c| c.heartbeat.interval = Duration::from_millis(100)).is_empty());
         assert_eq!(keys(|c| c.heartbeat.interval = Duration::from_millis(99)), ["heartbeat.interval"]);
         assert_eq!(keys(|c| c.limits.outbox_frames = 0), ["limits.outbox_frames"]);
         assert!(keys(|c| c.limits.outbox_bytes = ByteSize(1024)).is_empty());
         assert_eq!(keys(|c| c.limits.outbox_bytes = ByteSize(1023)), ["limits.outbox_bytes"]);
         assert_eq!(keys(|c| c.limits.uncommitted_bytes = ByteSize(0)), ["limits.uncommitted_bytes"]);
-        assert_eq!(keys(|c| c.log.max_bytes = ByteSize(1000 * 1000)), ["log.max_bytes"]);
+        assert_eq!(keys(|c| c.log.max_bytes = ByteSize(256 * 1024 - 1)), ["log.max_bytes"]);
         assert_eq!(keys(|c| c.log.max_age = Some(Duration::ZERO)), ["log.max_age"]);
         assert_eq!(keys(|c| c.grpc.max_subscribers = 0), ["grpc.max_subscribers"]);
         assert_eq!(keys(|c| c.grpc.max_snapshots = 0), ["grpc.max_snapshots"]);
@@ -286,6 +307,15 @@ mod tests {
             c.ws.max_message = ByteSize::mib(2);
         });
         assert_eq!(found, ["log.max_bytes"]);
+    }
+
+    #[test]
+    fn mailboxes_with_no_room_for_a_full_one_are_a_contradiction() {
+        assert_eq!(keys(|c| c.mailbox.max_total_bytes = ByteSize::kib(1023)), ["mailbox.max_total_bytes"]);
+        assert!(keys(|c| c.mailbox.max_total_bytes = ByteSize::mib(1)).is_empty());
+        assert_eq!(keys(|c| c.mailbox.max_messages = 0), ["mailbox.max_messages"]);
+        assert_eq!(keys(|c| c.mailbox.max_messages = 100_001), ["mailbox.max_messages"]);
+        assert_eq!(keys(|c| c.mailbox.max_bytes = ByteSize(1023)), ["mailbox.max_bytes"]);
     }
 
     #[test]

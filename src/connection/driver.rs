@@ -2,6 +2,9 @@
 //!
 //! Written by hand as a future rather than as an async function, so that what an idle connection keeps is what is written here.
 
+mod reliable;
+mod resume;
+
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,6 +16,8 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
+use self::reliable::Reliable;
+use self::resume::Detached;
 use super::closer::Closer;
 use super::deadline::Deadline;
 use super::identify::{close_reason, closed_by_client};
@@ -20,7 +25,7 @@ use super::pinged::Pinged;
 use super::plain::{Meaning, meaning};
 use super::rate::Limiter;
 use super::session::Host;
-use super::{Admission, FrameSocket, Inbound, ServerBeat, wire_limit};
+use super::{Admission, FrameSocket, Inbound, ServerBeat, greet, wire_limit};
 use crate::clock::{Clock, Millis};
 use crate::close::{CloseReason, Excess};
 use crate::event::Payload;
@@ -59,6 +64,8 @@ struct Pause {
 enum Phase {
     Open,
     Paused(Box<Pause>),
+    /// The socket is lost, and a resume may bring another.
+    Detached(Box<Detached>),
     Closing(Box<(Closer, CloseReason)>),
 }
 
@@ -80,7 +87,9 @@ pub(super) struct Driver<S> {
     speaks_text: bool,
     /// The timeout was over and bytes were waiting in the kernel: they have until the next look.
     reprieved: bool,
-    _admission: Admission,
+    admission: Admission,
+    /// Only with the reliable subprotocol.
+    reliable: Option<Box<Reliable<S>>>,
 }
 
 impl<S: FrameSocket> Driver<S> {
@@ -106,7 +115,8 @@ impl<S: FrameSocket> Driver<S> {
             partial_since: 0,
             speaks_text,
             reprieved: false,
-            _admission: admission,
+            admission,
+            reliable: None,
         }
     }
 
@@ -126,9 +136,11 @@ impl<S: FrameSocket> Driver<S> {
     /// Goes over to closing, for the reason that stands: another may have ended the connection first.
     fn begin_closing(&mut self) {
         let reason = self.connection().ending().unwrap_or(CloseReason::Internal);
-        if !reason.flushes_outbox() {
+        // With no socket there is nothing to write it to.
+        if !reason.flushes_outbox() || matches!(self.phase, Phase::Detached(_)) {
             self.drop_outbox();
         }
+        self.end_session();
         self.connection().set_paused(false);
         self.pinged.give_up();
         // From here on the deadline of the Close is the only one.
@@ -137,8 +149,8 @@ impl<S: FrameSocket> Driver<S> {
     }
 
     fn drop_outbox(&self) {
-        let dropped = self.connection().outbox.clear();
-        self.host.metrics.sends.of(SendOutcome::Dropped).inc_by(dropped as u64);
+        let dropped = self.connection().drop_unsent(false);
+        self.host.metrics.sends.of(SendOutcome::Dropped).inc_by(dropped);
     }
 
     /// Writes what is in the outbox as far as the client takes it. Ready when there is nothing left.
@@ -166,24 +178,35 @@ impl<S: FrameSocket> Driver<S> {
         if self.pinged.take_held_back() {
             self.ping();
         }
-        let InFlight { receipts, frames, bytes } = std::mem::take(&mut self.in_flight);
-        if frames == 0 {
-            return;
+        if self.reliable.is_some() {
+            return self.flushed_envelopes();
         }
-        let traffic = &self.connection().traffic;
-        traffic.messages_out.fetch_add(frames, Ordering::Relaxed);
-        traffic.bytes_out.fetch_add(bytes, Ordering::Relaxed);
-        let metrics = &self.host.metrics;
-        metrics.sends.of(SendOutcome::Written).inc_by(frames);
-        metrics.sent_bytes.inc_by(bytes);
+        let InFlight { receipts, frames, bytes } = std::mem::take(&mut self.in_flight);
+        self.count_written(frames, bytes);
         for receipt in receipts {
             // Whoever asked may have stopped waiting.
             let _ = receipt.send(Written::Yes);
         }
     }
 
+    /// Whether frames were given to the socket that the kernel has not taken whole.
+    fn is_in_flight(&self) -> bool {
+        match self.connection().reliable() {
+            Some(reliable) => reliable.window().is_in_flight(),
+            None => self.in_flight.frames > 0,
+        }
+    }
+
+    /// Whether the client takes what it is sent, as far as is known.
+    fn takes_writes(&self) -> bool {
+        self.write_deadline.is_none() && !matches!(self.phase, Phase::Detached(_))
+    }
+
     /// Moves frames from the outbox to the socket; false if there are none.
     fn gather(&mut self) -> bool {
+        if self.reliable.is_some() {
+            return self.gather_envelopes();
+        }
         let now = Instant::now();
         let mut any = false;
         while self.socket.buffered() < WRITE_BURST {
@@ -202,7 +225,7 @@ impl<S: FrameSocket> Driver<S> {
     /// The server's heartbeat.
     fn beat(&mut self) {
         // A client that does not take what it is sent needs no more of it; its write deadline runs.
-        if self.write_deadline.is_some() {
+        if !self.takes_writes() {
             return;
         }
         let (ping, text) = match self.host.settings.server_beat {
@@ -215,7 +238,9 @@ impl<S: FrameSocket> Driver<S> {
         if ping {
             self.ping();
         }
-        if text {
+        if text && self.reliable.is_some() {
+            self.owe_beat();
+        } else if text {
             self.socket.queue(&Payload::Text(Bytes::from_static(b"heartbeat")));
             self.host.metrics.heartbeats.of(Beat::TextOut).inc();
         }
@@ -237,7 +262,7 @@ impl<S: FrameSocket> Driver<S> {
     fn obey(&mut self, signals: u32) {
         if signals & signal::PROBE != 0 {
             let probes = self.connection().take_probes();
-            if self.pinged.probe(probes, self.write_deadline.is_none()) {
+            if self.pinged.probe(probes, self.takes_writes()) {
                 self.ping();
             }
         }
@@ -321,6 +346,9 @@ impl<S: FrameSocket> Driver<S> {
         match inbound {
             Inbound::Text(text) => {
                 let checked = std::str::from_utf8(&text).map_err(|_| CloseReason::BadUtf8)?;
+                if self.reliable.is_some() {
+                    return self.take_envelope(checked);
+                }
                 match meaning(checked) {
                     Meaning::Heartbeat(_) => {
                         self.speaks_text = true;
@@ -330,6 +358,7 @@ impl<S: FrameSocket> Driver<S> {
                     Meaning::Business => self.take_message(Payload::Text, &text),
                 }
             }
+            Inbound::Binary(_) if self.reliable.is_some() => Err(greet::not_text()),
             Inbound::Binary(bytes) => self.take_message(Payload::Binary, &bytes),
             Inbound::Ping => self.take_heartbeat(Beat::PingIn, true),
             Inbound::Pong(payload) => {
@@ -353,13 +382,20 @@ impl<S: FrameSocket> Driver<S> {
     }
 
     fn take_message(&mut self, kind: fn(Bytes) -> Payload, bytes: &Bytes) -> Result<(), CloseReason> {
+        self.limit_message(bytes.len())?;
+        // A copy: the bytes as read are a window into the read buffer, and would keep all of it.
+        self.submit(kind(Bytes::copy_from_slice(bytes)));
+        Ok(())
+    }
+
+    fn limit_message(&mut self, bytes: usize) -> Result<(), CloseReason> {
         let settings = &self.host.settings;
         let now = self.clock().uptime();
-        self.limiter
-            .message(settings.rates, settings.max_message, bytes.len(), now)
-            .map_err(CloseReason::RateLimited)?;
-        // A copy: the bytes as read are a window into the read buffer, and would keep all of it.
-        let payload = kind(Bytes::copy_from_slice(bytes));
+        self.limiter.message(settings.rates, settings.max_message, bytes, now).map_err(CloseReason::RateLimited)
+    }
+
+    /// Hands a message to the log, and stops reading while that is behind.
+    fn submit(&mut self, payload: Payload) {
         if let Err(payload) = self.registration.message(payload) {
             let budget = self.registration.registry().log().budget().clone();
             let size = payload.len();
@@ -367,7 +403,6 @@ impl<S: FrameSocket> Driver<S> {
         } else if self.connection().uncommitted() >= self.host.settings.uncommitted {
             self.pause(None);
         }
-        Ok(())
     }
 
     fn pause(&mut self, message: Option<(Payload, BoxFuture<'static, Slot>)>) {
@@ -417,6 +452,13 @@ impl<S: FrameSocket> Driver<S> {
                 return Poll::Ready(Ok(()));
             }
             self.obey(signals);
+            if signals & signal::RESUME != 0 {
+                self.go_on()?;
+                continue;
+            }
+            if let Phase::Detached(_) = self.phase {
+                return self.poll_detached(context);
+            }
             if let Poll::Ready(Err(reason)) = self.poll_write(context) {
                 return Poll::Ready(Err(self.last_words(reason, context)));
             }
@@ -427,6 +469,10 @@ impl<S: FrameSocket> Driver<S> {
             if signals & signal::EXPIRE != 0 && matches!(self.phase, Phase::Open) {
                 self.expire()?;
             }
+            if progress.is_pending() && self.owes_envelope() && self.takes_writes() {
+                // What was read has to be answered, and nothing else would wake this task for it.
+                continue;
+            }
             ready!(progress);
         }
     }
@@ -436,12 +482,15 @@ impl<S: FrameSocket> Driver<S> {
         if closing.0.is_late(context) {
             return Poll::Ready(());
         }
-        if closing.1.flushes_outbox() || self.in_flight.frames > 0 {
+        if closing.1.flushes_outbox() || self.is_in_flight() {
             // What was accepted before the end goes out before the Close; a socket that fails here has nothing to close.
             if ready!(self.poll_write(context)).is_err() {
                 return Poll::Ready(());
             }
         }
+        let Phase::Closing(closing) = &mut self.phase else { return Poll::Ready(()) };
+        let reason = closing.1.clone();
+        self.bid_farewell(&reason);
         let Phase::Closing(closing) = &mut self.phase else { return Poll::Ready(()) };
         let (closer, reason) = &mut **closing;
         closer.poll(&mut self.socket, reason, context)
@@ -455,9 +504,15 @@ impl<S: FrameSocket> Future for Driver<S> {
         let this = &mut *self;
         this.connection().register(context);
         if !matches!(this.phase, Phase::Closing(_)) {
-            match ready!(this.poll_open(context)) {
-                Ok(()) => {}
-                Err(reason) => this.end(reason),
+            loop {
+                match ready!(this.poll_open(context)) {
+                    Ok(()) => break,
+                    Err(reason) if this.may_be_resumed(&reason) => this.detach(),
+                    Err(reason) => {
+                        this.end(reason);
+                        break;
+                    }
+                }
             }
         }
         ready!(this.poll_closing(context));

@@ -4,18 +4,25 @@ mod admission;
 mod closer;
 mod deadline;
 mod driver;
+mod envelope;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
+mod greet;
 mod identify;
 mod pinged;
 mod plain;
 mod rate;
 mod session;
+mod sessions;
 mod socket;
 #[cfg(test)]
 mod tests;
 
 pub use admission::{Admission, Admissions, Full};
 pub use rate::Rates;
-pub use session::{Host, run};
+pub use session::{Handshaken, Host, run};
+pub use sessions::Sessions;
 pub use socket::{FrameSocket, Inbound, SocketError};
 
 use std::time::Duration;
@@ -45,6 +52,8 @@ pub enum ServerBeat {
 pub struct ConnectionSettings {
     /// How long a client has to send its first data frame.
     pub identify_timeout: Duration,
+    /// How long a client of the reliable subprotocol may be without a socket; zero for not at all.
+    pub resume_window: Duration,
     /// How long one write may take.
     pub write_timeout: Duration,
     /// Whether clients that name no id are given one.

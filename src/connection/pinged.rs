@@ -64,6 +64,12 @@ impl Pinged {
         Some(round_trip)
     }
 
+    /// The socket is lost, and with it the Pong; whoever waits has a Ping sent on the next one.
+    pub(super) fn lose(&mut self) {
+        self.sent = None;
+        self.held_back |= !self.probes.is_empty();
+    }
+
     /// No Pong is listened for any more; whoever waits for one learns it by this.
     pub(super) fn give_up(&mut self) {
         self.probes = Vec::new();

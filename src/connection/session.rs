@@ -9,8 +9,9 @@ use tokio_util::task::TaskTracker;
 use super::driver::Driver;
 use super::identify::{Identified, identify};
 use super::rate::Limiter;
-use super::{Admission, ConnectionSettings, FrameSocket, closer};
-use crate::close::CloseReason;
+use super::sessions::Sessions;
+use super::{Admission, ConnectionSettings, FrameSocket, closer, envelope, greet};
+use crate::close::{CloseReason, Violation};
 use crate::ids::ClientId;
 use crate::metrics::{Metrics, Refusal};
 use crate::registry::{JoinError, Newcomer, Registry};
@@ -23,20 +24,37 @@ pub struct Host {
     pub settings: ConnectionSettings,
     /// What is counted.
     pub metrics: Arc<Metrics>,
+    /// The sessions that may be resumed.
+    pub sessions: Arc<Sessions>,
     /// Where their tasks run, to be waited for at the end.
     pub tasks: TaskTracker,
     /// Cancelled when the node begins to drain.
     pub draining: CancellationToken,
 }
 
-/// Takes a socket from its handshake to its driver's task. Returns when the driver has been spawned or the socket was refused and closed.
-pub async fn run(
-    host: Arc<Host>,
-    mut socket: impl FrameSocket,
-    named: Option<ClientId>,
-    remote_address: SocketAddr,
-    admission: Admission,
-) {
+/// What a handshake has told.
+#[derive(Debug)]
+pub struct Handshaken {
+    /// The client id that it named.
+    pub client_id: Option<ClientId>,
+    /// The client's end of the TCP connection.
+    pub remote_address: SocketAddr,
+    /// Whether [`RELIABLE`](crate::event::RELIABLE) was agreed on.
+    pub reliable: bool,
+}
+
+/// Takes a socket from its handshake to its driver's task. Returns when the driver has it or the socket was refused and closed.
+pub async fn run(host: Arc<Host>, socket: impl FrameSocket, handshaken: Handshaken, admission: Admission) {
+    if handshaken.reliable {
+        // Of a kind that its session may change for another.
+        greet::run(host, Box::new(socket), handshaken, admission).await;
+    } else {
+        run_plain(host, socket, handshaken, admission).await;
+    }
+}
+
+async fn run_plain(host: Arc<Host>, mut socket: impl FrameSocket, handshaken: Handshaken, admission: Admission) {
+    let Handshaken { client_id: named, remote_address, .. } = handshaken;
     let mut limiter = Limiter::default();
     let identified = match named {
         Some(id) => Ok(Identified { client_id: Some(id), first: None, speaks_text: false }),
@@ -73,23 +91,42 @@ pub async fn run(
 
 impl Host {
     /// What a client is told that comes while the node drains.
-    fn restart(&self) -> CloseReason {
+    pub(super) fn restart(&self) -> CloseReason {
         let jitter = self.settings.reconnect_jitter.as_millis() as u64;
         CloseReason::Restart { reconnect_after: fastrand::u64(0..=jitter) }
     }
 
     async fn refuse(&self, socket: impl FrameSocket, reason: CloseReason) {
-        let counted = match &reason {
+        self.count_refusal(&reason);
+        closer::close(socket, reason).await;
+    }
+
+    /// The same for a client of the reliable subprotocol, which is told in an envelope too.
+    pub(super) async fn refuse_reliable(&self, socket: impl FrameSocket, reason: CloseReason) {
+        self.count_refusal(&reason);
+        self.dismiss(socket, reason).await;
+    }
+
+    /// Closes a socket of the reliable subprotocol that no driver has.
+    pub(super) async fn dismiss(&self, mut socket: impl FrameSocket, reason: CloseReason) {
+        if let Some(frame) = envelope::farewell(&reason) {
+            socket.queue(&frame);
+        }
+        closer::close(socket, reason).await;
+    }
+
+    fn count_refusal(&self, reason: &CloseReason) {
+        let counted = match reason {
             CloseReason::BadIdentity(_) => Refusal::BadIdentity,
             CloseReason::IdInUse => Refusal::IdInUse,
             CloseReason::RateLimited(crate::close::Excess::Takeovers) => Refusal::Takeovers,
             CloseReason::IdentifyTimeout => Refusal::IdentifyTimeout,
             CloseReason::Overloaded => Refusal::Overloaded,
             CloseReason::Restart { .. } => Refusal::Draining,
+            CloseReason::Violation(Violation::SessionUnknown, _) => Refusal::SessionUnknown,
             _ => Refusal::Gone,
         };
         self.metrics.refusals.of(counted).inc();
         tracing::debug!(code = reason.code(), reason = %reason.text().escape_debug(), "refused before it was a connection");
-        closer::close(socket, reason).await;
     }
 }

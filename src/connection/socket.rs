@@ -73,3 +73,84 @@ pub trait FrameSocket: Unpin + Send + 'static {
     /// Shuts the writing side down, then reads and drops bytes until the client's end.
     fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<()>;
 }
+
+impl FrameSocket for Box<dyn FrameSocket> {
+    fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<Inbound, SocketError>> {
+        (**self).poll_read(context)
+    }
+
+    fn partial_bytes(&self) -> usize {
+        (**self).partial_bytes()
+    }
+
+    fn take_activity(&mut self) -> bool {
+        (**self).take_activity()
+    }
+
+    fn unread(&self) -> bool {
+        (**self).unread()
+    }
+
+    fn queue(&mut self, payload: &Payload) {
+        (**self).queue(payload);
+    }
+
+    fn queue_ping(&mut self, payload: &[u8]) {
+        (**self).queue_ping(payload);
+    }
+
+    fn buffered(&self) -> usize {
+        (**self).buffered()
+    }
+
+    fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+        (**self).poll_flush(context)
+    }
+
+    fn start_close(&mut self, code: u16, reason: &str) {
+        (**self).start_close(code, reason);
+    }
+
+    fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        (**self).poll_discard(context)
+    }
+}
+
+/// What stands in for a socket while there is none: at its end, and with nothing to be written.
+pub(super) struct NoSocket;
+
+impl FrameSocket for NoSocket {
+    fn poll_read(&mut self, _: &mut Context<'_>) -> Poll<Result<Inbound, SocketError>> {
+        Poll::Ready(Err(SocketError::Closed))
+    }
+
+    fn partial_bytes(&self) -> usize {
+        0
+    }
+
+    fn take_activity(&mut self) -> bool {
+        false
+    }
+
+    fn unread(&self) -> bool {
+        false
+    }
+
+    fn queue(&mut self, _: &Payload) {}
+
+    fn queue_ping(&mut self, _: &[u8]) {}
+
+    fn buffered(&self) -> usize {
+        0
+    }
+
+    fn poll_flush(&mut self, _: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn start_close(&mut self, _: u16, _: &str) {}
+
+    fn poll_discard(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+}

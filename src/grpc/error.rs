@@ -11,10 +11,13 @@ use tonic::body::Body;
 use tonic::{Code, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use crate::consumers::Ended;
 use crate::dispatch::SendError;
 use crate::event::Generation;
 use crate::log::CursorError;
-use crate::registry::{CommandError, Registry};
+use crate::mailbox::PostError;
+use crate::registry::{CommandError, OtherGeneration, Registry};
+use crate::store::StoreError;
 
 /// `ErrorInfo.domain` of every error.
 pub const DOMAIN: &str = "heartwire";
@@ -53,6 +56,22 @@ pub(super) enum Error {
     CursorExpired(Ends),
     #[error("the cursor is of another epoch of the log; take a snapshot and drop what is not in it")]
     EpochChanged(Ends),
+    #[error("the log no longer keeps what follows the position of the consumer; take a snapshot, with reset_consumer")]
+    ConsumerExpired(Ends),
+    #[error(
+        "the position of the consumer is of another epoch of the log; take a snapshot, with reset_consumer, and drop what is not in it"
+    )]
+    ConsumerEpoch(Ends),
+    #[error("a newer stream has the consumer")]
+    ConsumerTakenOver,
+    #[error("the consumer was deleted")]
+    ConsumerDeleted,
+    #[error("there is no such consumer")]
+    NoSuchConsumer,
+    #[error("there are {0} consumers, which is the limit; delete one")]
+    ConsumersLimit(usize),
+    #[error("{0}")]
+    Store(#[from] StoreError),
     #[error("the page token is damaged, or of another filter or epoch; begin again with page one")]
     PageToken,
     #[error("the client is not connected")]
@@ -61,14 +80,24 @@ pub(super) enum Error {
     NoSuchConnection,
     #[error("there is no such service")]
     NoSuchService,
-    #[error("the generation connected is {actual}, not {expected}")]
+    #[error("the newest generation connected is {actual}, and none is {expected}")]
     Generation { expected: Generation, actual: Generation },
     #[error("the outbox of the client is full; the message was not sent")]
     OutboxFull,
+    #[error("the client does not speak heartwire.v1.json and cannot acknowledge; the message was not sent")]
+    AckUnsupported,
+    #[error("message_id names another message")]
+    MessageIdReused,
     #[error("too many receipts are awaited on this stream; the message was not sent")]
     ReceiptsLimit,
     #[error("the outcomes were not read for 10 s")]
     ResponsesUnread,
+    #[error("the client id is not verified: clients name themselves here, so a mailbox could be taken by anybody")]
+    IdentityUnverified,
+    #[error("{0}; the message was not stored")]
+    MailboxFull(&'static str),
+    #[error("the store did not sync the message in time; it may still be stored and sent")]
+    StoreLate,
     #[error("the log did not take or show the event in time")]
     LogUnavailable,
     #[error("the log is damaged: {0}")]
@@ -127,22 +156,40 @@ impl Error {
         }
     }
 
+    /// Why a stream cannot begin at the position that is kept. One ahead of the log is of one that was lost.
+    pub(super) fn kept_position(error: CursorError, registry: &Registry) -> Self {
+        match error {
+            CursorError::OtherEpoch | CursorError::Ahead => Self::ConsumerEpoch(Ends::of(registry)),
+            CursorError::Expired => Self::ConsumerExpired(Ends::of(registry)),
+        }
+    }
+
     /// The canonical code and the reason: the table of the contract.
     pub(super) const fn code(&self) -> (Code, &'static str) {
         match self {
             Self::Field { .. } => (Code::InvalidArgument, "FIELD_INVALID"),
             Self::NotImplemented(_) => (Code::Unimplemented, "NOT_IMPLEMENTED"),
             Self::CursorDamaged | Self::CursorAhead => (Code::InvalidArgument, "CURSOR_INVALID"),
-            Self::CursorExpired(_) => (Code::OutOfRange, "CURSOR_EXPIRED"),
-            Self::EpochChanged(_) => (Code::OutOfRange, "EPOCH_CHANGED"),
+            Self::CursorExpired(_) | Self::ConsumerExpired(_) => (Code::OutOfRange, "CURSOR_EXPIRED"),
+            Self::EpochChanged(_) | Self::ConsumerEpoch(_) => (Code::OutOfRange, "EPOCH_CHANGED"),
+            Self::ConsumerTakenOver => (Code::Aborted, "CONSUMER_TAKEN_OVER"),
+            Self::ConsumerDeleted => (Code::Aborted, "CONSUMER_DELETED"),
+            Self::NoSuchConsumer => (Code::NotFound, "CONSUMER_NOT_FOUND"),
+            Self::ConsumersLimit(_) => (Code::ResourceExhausted, "CONSUMERS_LIMIT"),
+            Self::Store(_) => (Code::Unavailable, "STORE_UNAVAILABLE"),
             Self::PageToken => (Code::InvalidArgument, "PAGE_TOKEN_INVALID"),
             Self::NotConnected => (Code::NotFound, "CLIENT_NOT_CONNECTED"),
             Self::NoSuchConnection => (Code::NotFound, "CONNECTION_NOT_FOUND"),
             Self::NoSuchService => (Code::NotFound, "SERVICE_NOT_FOUND"),
             Self::Generation { .. } => (Code::FailedPrecondition, "GENERATION_MISMATCH"),
             Self::OutboxFull => (Code::ResourceExhausted, "OUTBOX_FULL"),
+            Self::AckUnsupported => (Code::FailedPrecondition, "ACK_UNSUPPORTED"),
+            Self::MessageIdReused => (Code::AlreadyExists, "MESSAGE_ID_REUSED"),
             Self::ReceiptsLimit => (Code::ResourceExhausted, "RECEIPTS_LIMIT"),
             Self::ResponsesUnread => (Code::Aborted, "RESPONSES_UNREAD"),
+            Self::IdentityUnverified => (Code::FailedPrecondition, "IDENTITY_UNVERIFIED"),
+            Self::MailboxFull(_) => (Code::ResourceExhausted, "MAILBOX_FULL"),
+            Self::StoreLate => (Code::DeadlineExceeded, "STORE_LATE"),
             Self::LogUnavailable => (Code::Unavailable, "LOG_UNAVAILABLE"),
             Self::LogDamaged(_) => (Code::DataLoss, "LOG_DAMAGED"),
             Self::SubscribersLimit(_) => (Code::ResourceExhausted, "SUBSCRIBERS_LIMIT"),
@@ -163,13 +210,18 @@ impl Error {
         let pairs = match self {
             Self::Field { field, .. } => vec![("field", field.to_string())],
             Self::NotImplemented(what) => vec![("feature", (*what).to_owned())],
-            Self::CursorExpired(ends) | Self::EpochChanged(ends) => {
+            Self::CursorExpired(ends)
+            | Self::EpochChanged(ends)
+            | Self::ConsumerExpired(ends)
+            | Self::ConsumerEpoch(ends) => {
                 vec![("oldest_cursor", ends.oldest.clone()), ("head_cursor", ends.head.clone())]
             }
             Self::Generation { expected, actual } => {
                 vec![("expected_generation", expected.to_string()), ("actual_generation", actual.to_string())]
             }
-            Self::SubscribersLimit(limit) | Self::SnapshotsLimit(limit) => vec![("limit", limit.to_string())],
+            Self::SubscribersLimit(limit) | Self::SnapshotsLimit(limit) | Self::ConsumersLimit(limit) => {
+                vec![("limit", limit.to_string())]
+            }
             _ => Vec::new(),
         };
         pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
@@ -178,9 +230,12 @@ impl Error {
     const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::OutboxFull | Self::ReceiptsLimit => Some(OUTBOX_RETRY),
-            Self::SubscribersLimit(_) | Self::SnapshotsLimit(_) | Self::LogUnavailable | Self::RequestsLimit => {
-                Some(PLACE_RETRY)
-            }
+            Self::SubscribersLimit(_)
+            | Self::SnapshotsLimit(_)
+            | Self::LogUnavailable
+            | Self::Store(_)
+            | Self::MailboxFull(_)
+            | Self::RequestsLimit => Some(PLACE_RETRY),
             _ => None,
         }
     }
@@ -201,13 +256,45 @@ impl From<Error> for Status {
     }
 }
 
+impl From<Ended> for Error {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::TakenOver => Self::ConsumerTakenOver,
+            Ended::Deleted => Self::ConsumerDeleted,
+        }
+    }
+}
+
+impl From<OtherGeneration> for Error {
+    fn from(OtherGeneration { expected, actual }: OtherGeneration) -> Self {
+        Self::Generation { expected, actual }
+    }
+}
+
 impl From<SendError> for Error {
     fn from(error: SendError) -> Self {
         match error {
             SendError::NotConnected => Self::NotConnected,
             SendError::OutboxFull => Self::OutboxFull,
-            SendError::Generation { expected, actual } => Self::Generation { expected, actual },
+            SendError::Generation(other) => Self::from(other),
+            SendError::AckUnsupported => Self::AckUnsupported,
             SendError::Expired => Self::Expired,
+            SendError::IdReused => Self::MessageIdReused,
+            SendError::Unsettled => Self::DeadlineExceeded,
+        }
+    }
+}
+
+impl From<PostError> for Error {
+    fn from(error: PostError) -> Self {
+        match error {
+            PostError::Unverified => Self::IdentityUnverified,
+            PostError::TooLarge { .. } => Self::field("payload", error.to_string()),
+            PostError::ClientFull => Self::MailboxFull("the mailbox of the client is full"),
+            PostError::AllFull => Self::MailboxFull("the mailboxes are full"),
+            PostError::IdReused => Self::MessageIdReused,
+            PostError::Store(error) => Self::Store(error),
+            PostError::Late => Self::StoreLate,
         }
     }
 }
@@ -216,7 +303,7 @@ impl From<CommandError> for Error {
     fn from(error: CommandError) -> Self {
         match error {
             CommandError::NotConnected => Self::NotConnected,
-            CommandError::Generation { expected, actual } => Self::Generation { expected, actual },
+            CommandError::Generation(other) => Self::from(other),
             CommandError::Labels(error) => Self::field("set", error.to_string()),
             CommandError::Cadence { .. } => Self::field("heartbeat", error.to_string()),
             CommandError::LogUnavailable => Self::LogUnavailable,

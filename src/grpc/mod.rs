@@ -4,10 +4,14 @@ mod arguments;
 mod batch;
 mod call;
 mod connections;
+mod consumers;
 mod convert;
 mod error;
 mod events;
 mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod intake;
 mod leases;
@@ -35,8 +39,10 @@ use std::time::{Duration, SystemTime};
 
 use tonic::service::Routes;
 
+use crate::consumers::Consumers;
 use crate::dispatch::Dispatch;
 use crate::drain::Drain;
+use crate::mailbox::Mailboxes;
 use crate::metrics::Metrics;
 use crate::pb;
 use crate::registry::Registry;
@@ -85,6 +91,8 @@ pub struct Deps {
     pub registry: Arc<Registry>,
     /// The way to their outboxes.
     pub dispatch: Dispatch,
+    /// Where messages wait for clients.
+    pub mailboxes: Mailboxes,
     /// What outlives the process.
     pub store: Store,
     /// The counters.
@@ -105,8 +113,8 @@ pub struct Deps {
 struct Shared {
     registry: Arc<Registry>,
     dispatch: Dispatch,
-    #[expect(dead_code, reason = "consumers are kept here")]
-    store: Store,
+    mailboxes: Mailboxes,
+    consumers: Consumers,
     metrics: Arc<Metrics>,
     drain: Arc<Drain>,
     closing: Closing,
@@ -127,12 +135,24 @@ impl Services {
     /// The services over the parts of the node. Their health is NOT_SERVING until [`Health::set_ready`].
     #[must_use]
     pub fn new(deps: Deps) -> Self {
-        let Deps { registry, dispatch, store, metrics, drain, closing, node, limits, drain_defaults } = deps;
-        let health = Health::new(drain.begun());
+        let Deps { registry, dispatch, mailboxes, store, metrics, drain, closing, node, limits, drain_defaults } = deps;
+        let health = Health::new(drain.begun(), registry.log().watch_health());
         let subscribers = Arc::new(Subscribers::new(limits.max_subscribers));
         let snapshots = Arc::new(leases::Leases::new(limits.max_snapshots));
-        let shared =
-            Shared { registry, dispatch, store, metrics, drain, closing, node, drain_defaults, subscribers, snapshots };
+        let consumers = Consumers::new(store, registry.clock().clone());
+        let shared = Shared {
+            registry,
+            dispatch,
+            mailboxes,
+            consumers,
+            metrics,
+            drain,
+            closing,
+            node,
+            drain_defaults,
+            subscribers,
+            snapshots,
+        };
         Self { shared: Arc::new(shared), health }
     }
 
@@ -140,6 +160,12 @@ impl Services {
     #[must_use]
     pub fn subscribers(&self) -> &Arc<Subscribers> {
         &self.shared.subscribers
+    }
+
+    /// The named positions of subscribers, to be swept.
+    #[must_use]
+    pub fn consumers(&self) -> &Consumers {
+        &self.shared.consumers
     }
 
     /// The health that is served, to be set ready.

@@ -141,27 +141,29 @@ impl Sends {
         let request = request.ok_or_else(|| Error::field("request", "must be set"))?;
         let order = Order::parse(&self.shared, request, self.deadline)?;
         let reach = self.shared.still_to_reach(&order.min_cursor)?;
-        if reach.is_none() && order.receipt().is_none() {
-            let accepted = order.accept(&self.shared)?;
-            return Ok(Some(super::messages::answer(&accepted.deliveries())));
-        }
-        // Checked before it is accepted: a refused one is not sent.
-        if self.waiting.len() >= MAX_WAITING {
+        let full = self.waiting.len() >= MAX_WAITING;
+        // Checked before it is begun: a refused one is neither sent nor stored.
+        if full && (reach.is_some() || !order.is_immediate()) {
             return Err(Error::ReceiptsLimit);
         }
-        let (shared, deadline, receipt) = (Arc::clone(&self.shared), self.deadline, order.receipt());
-        // Accepted here and not in the future, so that the order of the stream is the order of the outbox.
-        let accepted = match reach {
-            None => Some(order.accept(&shared)?),
-            Some(_) => None,
+        let (shared, deadline, timeout) = (Arc::clone(&self.shared), self.deadline, order.timeout());
+        // Begun here and not in the future, so that the order of the stream is the order of the outbox, or of the mailbox.
+        let (offset, later, begun) = match reach {
+            Some(offset) => (Some(offset), Some(order), None),
+            None => match order.begin(&shared)?.settled() {
+                Ok(response) => return Ok(Some(response)),
+                // A repeat of one that another call is about to send.
+                Err(_) if full => return Err(Error::ReceiptsLimit),
+                Err(begun) => (None, None, Some(begun)),
+            },
         };
         self.waiting.push(Box::pin(async move {
             let response = async {
-                if let Some(offset) = reach {
+                if let Some(offset) = offset {
                     shared.reach(offset, deadline).await?;
                 }
-                let accepted = accepted.map_or_else(|| order.accept(&shared), Ok)?;
-                settle(&shared, accepted, receipt).await
+                let begun = begun.or(later.map(|order| order.begin(&shared)).transpose()?).ok_or(Error::Internal)?;
+                settle(&shared, begun, timeout).await
             };
             outcome(tag, response.await)
         }));

@@ -8,9 +8,10 @@ use std::time::Duration;
 use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 
+use super::window::Reliable;
 use crate::clock::{Clock, Millis};
 use crate::close::CloseReason;
-use crate::event::{ConnectionInfo, Stats};
+use crate::event::{ConnectionInfo, RELIABLE, Stats, Unacked};
 use crate::heartbeat::Cadence;
 use crate::labels::Labels;
 use crate::outbox::Outbox;
@@ -33,8 +34,13 @@ pub mod signal {
     /// A SUSPECT connection: `Suspected` was submitted and no `Recovered` since.
     pub const SUSPECT: u32 = 1 << 6;
 
+    /// The socket is lost and a resume is waited for; silence does not count (set and cleared by the driver).
+    pub const DETACHED: u32 = 1 << 7;
+    /// A resume has come on another socket.
+    pub const RESUME: u32 = 1 << 8;
+
     /// Those that say something happened, and are cleared when it has been seen.
-    pub const ONCE: u32 = BEAT | EXPIRE | PROBE;
+    pub const ONCE: u32 = BEAT | EXPIRE | PROBE | RESUME;
 }
 
 /// The shared half of one live connection.
@@ -54,6 +60,8 @@ pub struct Connection {
     ended_at: AtomicI64,
     opened: Millis,
     ledger: Mutex<Ledger>,
+    /// Only with the reliable subprotocol, so that a plain connection pays no more than the pointer.
+    reliable: Option<Box<Reliable>>,
 }
 
 /// What passed through a connection; read when it ends, by whoever ends it.
@@ -108,8 +116,10 @@ impl Takeovers {
 
 impl Connection {
     pub(super) fn new(info: Arc<ConnectionInfo>, cadence: Cadence, clock: &Clock, takeovers: Takeovers) -> Self {
+        let reliable = (info.subprotocol == RELIABLE).then(Box::default);
         Self {
             info,
+            reliable,
             outbox: Outbox::default(),
             traffic: Traffic::default(),
             waker: AtomicWaker::new(),
@@ -139,6 +149,32 @@ impl Connection {
     #[must_use]
     pub fn info(&self) -> &Arc<ConnectionInfo> {
         &self.info
+    }
+
+    /// What only a connection of the reliable subprotocol has.
+    #[must_use]
+    pub fn reliable(&self) -> Option<&Reliable> {
+        self.reliable.as_deref()
+    }
+
+    /// What its client was sent and has not acknowledged, when it ends; what is acknowledged later does not count.
+    pub(super) fn close_unacked(&self) -> Unacked {
+        self.reliable().map_or_else(Unacked::default, |reliable| reliable.window().close(&self.outbox))
+    }
+
+    /// Drops what waits to be written or acknowledged; with `all` also what is being written. Answers how many frames were never written.
+    pub fn drop_unsent(&self, all: bool) -> u64 {
+        let waiting = self.outbox.clear() as u64;
+        waiting + self.reliable().map_or(0, |reliable| reliable.window().clear(all))
+    }
+
+    /// One of its messages is committed.
+    pub(super) fn committed_message(&self) {
+        if let Some(reliable) = self.reliable() {
+            reliable.commit_one();
+            // Its driver acknowledges it.
+            self.waker.wake();
+        }
     }
 
     /// Sets signals and wakes the driver.
@@ -180,6 +216,11 @@ impl Connection {
         still
     }
 
+    /// Under the shard's lock, by the driver, which alone hears the client.
+    pub(super) fn set_suspect(&self) {
+        self.signals.fetch_or(signal::SUSPECT, Ordering::SeqCst);
+    }
+
     pub(super) fn clear(&self, signals: u32) {
         self.signals.fetch_and(!signals, Ordering::AcqRel);
     }
@@ -188,6 +229,15 @@ impl Connection {
     #[must_use]
     pub fn has(&self, signals: u32) -> bool {
         self.signals.load(Ordering::SeqCst) & signals == signals
+    }
+
+    /// Says whether the socket is lost and a resume is waited for.
+    pub fn set_detached(&self, detached: bool) {
+        if detached {
+            self.signals.fetch_or(signal::DETACHED, Ordering::SeqCst);
+        } else {
+            self.clear(signal::DETACHED);
+        }
     }
 
     /// Says whether the driver has stopped reading because the log is behind.

@@ -9,20 +9,26 @@ mod commands;
 mod connection;
 mod fold;
 mod join;
+mod mail;
 #[cfg(test)]
 mod model;
 mod registration;
+#[cfg(test)]
+mod several;
 mod sweep;
 mod view;
 mod wheel;
+mod window;
 
 pub use commands::{CommandError, Commanded};
 pub use connection::{Connection, Traffic, signal};
 pub use fold::{Change, Fold, Index, Member};
 pub use join::{JoinError, Newcomer};
+pub use mail::MailState;
 pub use registration::Registration;
 pub use sweep::SWEEP_PERIOD;
-pub use view::{ConnectionView, PageStart, ShardCopy, Target};
+pub use view::{ConnectionView, OtherGeneration, PageStart, ShardCopy, Target};
+pub use window::{AckError, Flushed, Numbered, Reliable, Window};
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -30,7 +36,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Clock;
 use crate::close::CloseReason;
-use crate::event::{Disconnected, Event, EventKind, Unacked};
+use crate::event::{Disconnected, Event, EventKind};
 use crate::heartbeat::{Cadence, Pulse};
 use crate::ids::{self, ClientId};
 use crate::labels::Labels;
@@ -38,6 +44,7 @@ use crate::log::{Entry, Log};
 use crate::metrics::Metrics;
 use crate::outbox::OutboxLimits;
 use crate::position::{Offset, Position};
+use mail::{Arrivals, Mail};
 use wheel::{Tick, Wheel};
 
 /// How many shards there are: a power of two up to 256, many more than cores so that a lock is seldom met held.
@@ -50,6 +57,11 @@ pub enum Duplicates {
     Replace,
     /// The newer is refused.
     Reject,
+    /// Both stay, up to a limit; beyond it the newer is refused.
+    Allow {
+        /// The most open connections of one client id, those that are still joining too.
+        most: usize,
+    },
 }
 
 /// How the registry treats connections.
@@ -78,6 +90,8 @@ pub struct Registry {
     metrics: Arc<Metrics>,
     /// No newcomer joins any more. Looked at under the shard's lock, so that a drain which sets it and then visits every shard meets everyone.
     draining: AtomicBool,
+    /// Clients for whom mail is stored and who can be sent it.
+    arrivals: Arc<Arrivals>,
 }
 
 /// What one lock guards.
@@ -86,6 +100,7 @@ struct Shard {
     /// Submitted and not yet committed, by client id; the newest last.
     joining: HashMap<ClientId, Vec<Arc<Connection>>>,
     wheel: Wheel,
+    mail: Mail,
     last_applied: Offset,
 }
 
@@ -103,17 +118,19 @@ impl Registry {
     /// A registry that submits to `log` and is to be given what that commits.
     #[must_use]
     pub fn new(log: Arc<dyn Log>, clock: Clock, settings: Settings, metrics: Arc<Metrics>) -> Self {
+        let arrivals = Arc::new(Arrivals::default());
         let shards = (0..SHARDS)
             .map(|_| {
                 Mutex::new(Shard {
                     fold: Fold::default(),
                     joining: HashMap::new(),
                     wheel: Wheel::new(),
+                    mail: Mail::new(Arc::clone(&arrivals)),
                     last_applied: 0,
                 })
             })
             .collect();
-        Self { shards, log, clock, settings, metrics, draining: AtomicBool::new(false) }
+        Self { shards, log, clock, settings, metrics, draining: AtomicBool::new(false), arrivals }
     }
 
     /// The clocks.
@@ -165,18 +182,20 @@ impl Registry {
     }
 
     /// Marks a connection as ending and makes its `Disconnected`, to be submitted in the same critical section; none if it was ending already.
-    fn seal(&self, _locked: &Shard, connection: &Arc<Connection>, reason: CloseReason) -> Option<Event> {
+    fn seal(&self, locked: &Shard, connection: &Arc<Connection>, reason: CloseReason) -> Option<Event> {
         let mut ledger = connection.ledger();
         if ledger.ending.is_some() {
             return None;
         }
+        // Closed first, so that nothing can be accepted that the end does not tell of.
+        connection.outbox.close();
         let end = Disconnected {
             cause: reason.cause(),
             code: reason.code(),
             reason: reason.text().into(),
             connected_for: connection.open_for(&self.clock),
             stats: Some(connection.stats(&self.clock)),
-            unacked: Unacked::default(),
+            unacked: connection.close_unacked(),
         };
         self.metrics.disconnects.of(end.cause).inc();
         ledger.ending = Some(Box::new(reason));
@@ -184,8 +203,8 @@ impl Registry {
         ledger.probes = Vec::new();
         let labels = ledger.labels.clone();
         drop(ledger);
-        connection.outbox.close();
         connection.signal(signal::SEALED);
+        locked.sealed_with_mail(connection);
         Some(self.event(connection, labels, EventKind::Disconnected(Box::new(end))))
     }
 
@@ -195,14 +214,19 @@ impl Registry {
 }
 
 impl Shard {
-    /// The connection of this node that holds a client id as of what was submitted, and is not ending.
-    fn owner(&self, client_id: &ClientId) -> Option<Arc<Connection>> {
-        let open = |connection: &&Arc<Connection>| !connection.has(signal::SEALED);
-        let joining = self.joining.get(client_id).and_then(|all| all.iter().rev().find(open));
-        joining.cloned().or_else(|| {
-            let members = self.fold.of_client(client_id.as_str());
-            members.filter_map(|(_, member)| member.held.as_ref()).map(|local| &local.connection).find(open).cloned()
-        })
+    /// The connections of this node that hold a client id as of what was submitted and are not ending: under `replace` and `reject` one at most.
+    fn owners(&self, client_id: &ClientId) -> impl Iterator<Item = &Arc<Connection>> {
+        let joining = self.joining.get(client_id).into_iter().flatten().rev();
+        let members = self.fold.of_client(client_id.as_str()).filter_map(|(_, member)| member.held.as_ref());
+        let all = joining.chain(members.map(|local| &local.connection));
+        all.filter(|connection| !connection.has(signal::SEALED))
+    }
+
+    /// The connection of this node that a client id has had longest, of those that are committed and not ending.
+    fn oldest_open(&self, client_id: &ClientId) -> Option<&Arc<Connection>> {
+        let members = self.fold.of_client(client_id.as_str()).filter_map(|(_, member)| member.held.as_ref());
+        let open = members.map(|local| &local.connection).filter(|connection| !connection.has(signal::SEALED));
+        open.min_by_key(|connection| connection.info().generation())
     }
 
     /// Every connection of this node, joining ones too.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::{Connection, Registry, signal};
+use crate::clock::Millis;
 use crate::close::CloseReason;
-use crate::event::{EventKind, Payload};
-use crate::log::Entry;
+use crate::event::{Event, EventKind, Payload};
+use crate::log::{Entry, Slot};
 use crate::metrics::SendOutcome;
 use crate::outbox::OutboxLimits;
 
@@ -67,13 +68,59 @@ impl Registration {
             return;
         }
         self.connection.clear(signal::SUSPECT);
+        registry.log.submit(Entry::new(self.recovered(now, false), room));
+    }
+
+    /// The socket is lost and a resume is waited for: the client is SUSPECT from now on, if it was not before.
+    pub fn suspend(&self, room: Slot) {
+        let registry = &*self.registry;
+        let _shard = registry.lock_client(self.connection.info().client_id.as_str());
+        if !self.connection.has(signal::SEALED) && !self.connection.has(signal::SUSPECT) {
+            registry.log.submit(Entry::new(self.suspected(), room));
+        }
+    }
+
+    /// The client goes on with another socket, and is ALIVE. If it was not SUSPECT, that the old socket was lost is told here too. False if the
+    /// connection is ending.
+    pub fn resume(&self, [first, second]: [Slot; 2]) -> bool {
+        let registry = &*self.registry;
+        let _shard = registry.lock_client(self.connection.info().client_id.as_str());
+        if self.connection.has(signal::SEALED) {
+            return false;
+        }
+        let suspected = (!self.connection.has(signal::SUSPECT)).then(|| self.suspected());
+        let now = registry.clock.now();
+        self.connection.seen_at(now);
+        self.connection.excuse(now);
+        self.connection.clear(signal::SUSPECT);
+        let recovered = Entry::new(self.recovered(now, true), first);
+        match suspected {
+            Some(suspected) => registry.log.submit_pair(Entry::new(suspected, second), recovered),
+            None => registry.log.submit(recovered),
+        }
+        true
+    }
+
+    /// Marks it SUSPECT; under the shard's lock.
+    fn suspected(&self) -> Event {
+        let clock = &self.registry.clock;
+        self.connection.set_suspect();
+        let labels = {
+            let mut ledger = self.connection.ledger();
+            ledger.suspect_since = clock.now();
+            ledger.labels.clone()
+        };
+        let last_seen = clock.wall_nanos_at(self.connection.last_seen()).max(self.connection.info().connect_time);
+        self.registry.event(&self.connection, labels, EventKind::Suspected { last_seen, socket_lost: true })
+    }
+
+    fn recovered(&self, now: Millis, resumed: bool) -> Event {
         let (labels, since) = {
             let ledger = self.connection.ledger();
             (ledger.labels.clone(), ledger.suspect_since)
         };
         let suspected_for = std::time::Duration::from_millis(now.saturating_sub(since));
-        let kind = EventKind::Recovered { suspected_for, resumed: false };
-        registry.log.submit(Entry::new(registry.event(&self.connection, labels, kind), room));
+        self.registry.event(&self.connection, labels, EventKind::Recovered { suspected_for, resumed })
     }
 
     /// Submits a message of the client; the commit is not waited for. One of a connection that is ending is dropped: it comes after the end.
@@ -91,7 +138,7 @@ impl Registration {
     }
 
     /// The same with room that was waited for.
-    pub fn message_with(&self, payload: Payload, room: crate::log::Slot) {
+    pub fn message_with(&self, payload: Payload, room: Slot) {
         let registry = &*self.registry;
         let size = payload.len();
         let _shard = registry.lock_client(self.connection.info().client_id.as_str());
@@ -118,8 +165,8 @@ impl Drop for Registration {
     fn drop(&mut self) {
         // Whoever was in charge ended it and this does nothing, or was stopped half-way (a panic, the runtime going down) and this is the end.
         self.registry.end(&self.connection, CloseReason::Internal);
-        let dropped = self.connection.outbox.clear();
-        self.registry.metrics.sends.of(SendOutcome::Dropped).inc_by(dropped as u64);
+        let dropped = self.connection.drop_unsent(true);
+        self.registry.metrics.sends.of(SendOutcome::Dropped).inc_by(dropped);
     }
 }
 

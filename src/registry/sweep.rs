@@ -69,8 +69,8 @@ impl Registry {
         if connection.has(signal::SEALED) {
             return;
         }
-        if connection.has(signal::PAUSED) {
-            // The server is not reading, so silence says nothing about the client.
+        if connection.has(signal::PAUSED) || connection.has(signal::DETACHED) {
+            // The server is not reading, so silence says nothing about the client. One without a socket has the resume window instead.
             connection.excuse(now);
         }
         let silent_since = connection.silent_since();

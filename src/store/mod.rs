@@ -15,7 +15,8 @@ use tokio::time::timeout;
 
 use database::Database;
 pub use redb::{
-    ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
+    ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, TableError,
+    WriteTransaction,
 };
 
 /// Writes that may wait for the thread. When it is full a writer waits, up to [`DEADLINE`].
@@ -125,6 +126,12 @@ impl Store {
     pub fn read_now<T>(&self, work: impl FnOnce(&ReadTransaction) -> Outcome<T>) -> Result<T, StoreError> {
         self.database.read(work)
     }
+}
+
+/// A failure of the storage, for tests of those who write.
+#[cfg(test)]
+pub(crate) fn made_up_failure() -> redb::Error {
+    redb::Error::Corrupted("made up".to_owned())
 }
 
 /// One write on its way: done in a transaction, then told how the transaction went.

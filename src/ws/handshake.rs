@@ -6,13 +6,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hyper::header::{
     ALLOW, CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, ORIGIN, RETRY_AFTER,
-    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
+    SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::{Method, Request, Response, StatusCode, Version};
 use percent_encoding::percent_decode_str;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
 use crate::connection::{Admission, Admissions, Full};
+use crate::event::RELIABLE;
 use crate::ids::{ClientId, ClientIdError};
 use crate::metrics::Handshake;
 
@@ -30,6 +31,8 @@ pub struct HandshakeSettings {
 /// A request that becomes a WebSocket.
 pub(super) struct Granted {
     pub(super) client_id: Option<ClientId>,
+    /// Whether the reliable subprotocol was agreed on.
+    pub(super) reliable: bool,
     pub(super) admission: Admission,
 }
 
@@ -59,6 +62,11 @@ impl Denied {
     pub(super) fn draining() -> Self {
         Self::new(Handshake::Draining, StatusCode::SERVICE_UNAVAILABLE, "draining, try another node")
             .with(RETRY_AFTER, "1")
+    }
+
+    pub(super) fn log_failing() -> Self {
+        Self::new(Handshake::LogFailing, StatusCode::SERVICE_UNAVAILABLE, "no newcomers for now, try later")
+            .with(RETRY_AFTER, "5")
     }
 
     /// The answer; one line of text, after which the connection is closed.
@@ -101,7 +109,7 @@ pub(super) fn judge<B>(
         )
         .with(RETRY_AFTER, "5"),
     })?;
-    Ok(Granted { client_id, admission })
+    Ok(Granted { client_id, reliable: offers_reliable(headers), admission })
 }
 
 /// RFC 6455, 4.2.1.
@@ -152,6 +160,12 @@ fn has_token(headers: &HeaderMap, name: &HeaderName, token: &str) -> bool {
     values.flat_map(|value| value.split(',')).any(|part| part.trim().eq_ignore_ascii_case(token))
 }
 
+/// Whether the client offers the reliable subprotocol; names of subprotocols are compared exactly (RFC 6455, 4.1).
+fn offers_reliable(headers: &HeaderMap) -> bool {
+    let offers = headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|value| value.to_str().ok());
+    offers.flat_map(|value| value.split(',')).any(|offer| offer.trim() == RELIABLE)
+}
+
 /// A browser always sends its Origin; what sends none is no browser, and no other site can drive it.
 fn check_origin(headers: &HeaderMap, allowed: &[String]) -> Result<(), Denied> {
     match headers.get(ORIGIN) {
@@ -197,6 +211,9 @@ pub(super) fn switching(headers: &HeaderMap) -> Response<String> {
     if let Some(accept) = accept.and_then(|accept| HeaderValue::from_str(&accept).ok()) {
         answer.insert(SEC_WEBSOCKET_ACCEPT, accept);
     }
+    if offers_reliable(headers) {
+        answer.insert(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(RELIABLE));
+    }
     response
 }
 
@@ -237,6 +254,33 @@ mod tests {
         assert_eq!(outcome(&request), Ok(None));
         let answer = switching(request.headers());
         assert_eq!(answer.headers()[SEC_WEBSOCKET_ACCEPT], "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
+    }
+
+    #[test]
+    fn the_reliable_subprotocol_is_picked_wherever_it_is_offered_and_no_other_is() {
+        let offering = |offers: &[&'static str]| {
+            request(|r| {
+                for offer in offers {
+                    r.headers_mut().append(SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(offer));
+                }
+            })
+        };
+        for (offers, picked) in [
+            (&[][..], false),
+            (&["chat"], false),
+            (&["HEARTWIRE.V1.JSON"], false),
+            (&["heartwire.v1.jsonx, heartwire.v1"], false),
+            (&["heartwire.v1.json"], true),
+            (&["chat ,heartwire.v1.json, x"], true),
+            (&["chat", "heartwire.v1.json"], true),
+        ] {
+            let request = offering(offers);
+            let granted = judge(&request, &settings(), &Admissions::new(1, 0), IpAddr::from([127, 0, 0, 1]));
+            assert_eq!(granted.expect("granted").reliable, picked, "{offers:?}");
+            let answer = switching(request.headers());
+            let named = answer.headers().get(SEC_WEBSOCKET_PROTOCOL).map(|value| value.as_bytes());
+            assert_eq!(named, picked.then_some(&b"heartwire.v1.json"[..]), "{offers:?}");
+        }
     }
 
     #[test]

@@ -20,13 +20,8 @@ NODE = "heartwire.v1.NodeService"
 ALICE = {"client_id": "alice"}
 # Calls, with a request each, that this release answers with UNIMPLEMENTED.
 NOT_IMPLEMENTED: list[tuple[str, dict[str, Any]]] = [
-    (f"{EVENTS}/Acknowledge", {"consumer": "c", "cursor": "x"}),
-    (f"{EVENTS}/ListConsumers", {}),
-    (f"{EVENTS}/DeleteConsumer", {"consumer": "c"}),
-    (f"{EVENTS}/Subscribe", {"consumer": "c"}),
     (f"{EVENTS}/Subscribe", {"scope": "SCOPE_CLUSTER"}),
     (f"{MESSAGES}/Send", {"target": ALICE, "text": "hi", "ttl": "60s"}),
-    (f"{MESSAGES}/Send", {"target": ALICE, "text": "hi", "message_id": "m"}),
     (f"{MESSAGES}/Send", {"target": ALICE, "text": "hi", "receipt": "STAGE_ACKED"}),
 ]
 
@@ -151,6 +146,12 @@ def _messages(report: Report, grpcurl: Grpcurl, server: Server, alice: Connectio
         answer = grpcurl.call(f"{MESSAGES}/Send", {"target": ALICE, "binary": "AAEC"})
         equal(answer["deliveries"][0]["stage"], "STAGE_ACCEPTED", "the stage")
         websocket.expect_message(alice, b"\x00\x01\x02")
+    with report.check("grpcurl Send with a message_id, twice"):
+        named = {"target": ALICE, "text": "once", "message_id": "m"}
+        answers = [grpcurl.call(f"{MESSAGES}/Send", named) for _ in range(2)]
+        equal([answer.get("replayed", False) for answer in answers], [False, True], "the repeat")
+        websocket.expect_message(alice, "once")
+        _reason(grpcurl.error(f"{MESSAGES}/Send", named | {"text": "else"}), "MESSAGE_ID_REUSED")
     with report.check("grpcurl Broadcast"):
         answer = grpcurl.call(f"{MESSAGES}/Broadcast", {"labels": {"room": "7"}, "text": "all"})
         equal((answer["matched"], answer["accepted"]), ("1", "1"), "matched and accepted")
@@ -183,6 +184,17 @@ def _events(report: Report, grpcurl: Grpcurl, server: Server) -> None:
             kind for event in events for kind in ("connected", "labelsChanged", "heartbeatChanged") if kind in event
         ]
         equal(kinds, ["connected", "labelsChanged", "heartbeatChanged"], "the kinds")
+    with report.check("grpcurl Subscribe with a consumer, Acknowledge, ListConsumers and DeleteConsumer"):
+        named = {"consumer": "c", "beginning": {}}
+        cursor = grpcurl.stream(f"{EVENTS}/Subscribe", named, max_time=1.5)[-1]["cursor"]
+        kept = grpcurl.call(f"{EVENTS}/Acknowledge", {"consumer": "c", "cursor": cursor})
+        equal(kept, {"cursor": cursor}, "the kept position")
+        again = grpcurl.stream(f"{EVENTS}/Subscribe", named, max_time=1.5)
+        equal(again[0], {"cursor": cursor}, "where it goes on")
+        (listed,) = grpcurl.call(f"{EVENTS}/ListConsumers")["consumers"]
+        equal((listed["name"], listed["cursor"]), ("c", cursor), "the consumer listed")
+        grpcurl.call(f"{EVENTS}/DeleteConsumer", {"consumer": "c"})
+        _reason(grpcurl.error(f"{EVENTS}/DeleteConsumer", {"consumer": "c"}), "CONSUMER_NOT_FOUND")
 
 
 def _errors(report: Report, grpcurl: Grpcurl) -> None:

@@ -11,6 +11,7 @@ mod messages;
 mod outbox;
 mod rates;
 mod scripts;
+mod several;
 mod stalled_log;
 mod torn_writes;
 mod violations;
@@ -28,9 +29,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use self::client::{Client, Raw};
-use super::{Admissions, ConnectionSettings, FrameSocket, Host, Rates, ServerBeat, run};
+use super::{Admissions, ConnectionSettings, FrameSocket, Handshaken, Host, Rates, ServerBeat, run};
 use crate::clock::Clock;
-use crate::dispatch::{Accepted, Dispatch, Failure, Outgoing, SendError, Stage};
+use crate::dispatch::{Accepted, Caller, Dispatch, Failure, Outgoing, SendError, Stage};
 use crate::event::{ConnectionInfo, EventKind, KindTag, Payload, Record, Replaces, Stats};
 use crate::heartbeat::Cadence;
 use crate::ids::{ClientId, ConnectionId};
@@ -79,6 +80,7 @@ fn options() -> Options {
         connection: ConnectionSettings {
             identify_timeout: 10 * SECOND,
             write_timeout: 10 * SECOND,
+            resume_window: 30 * SECOND,
             assign_ids: true,
             server_beat: ServerBeat::Auto,
             any_frame_counts: true,
@@ -115,6 +117,7 @@ impl World {
             registry: Arc::clone(&registry),
             settings: options.connection,
             metrics: Arc::clone(&metrics),
+            sessions: Arc::default(),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
         });
@@ -146,10 +149,14 @@ impl World {
 
     /// Has the server run a connection over any socket.
     fn serve(&self, socket: impl FrameSocket, named: Option<&str>) -> JoinHandle<()> {
+        self.serve_as(socket, named, false)
+    }
+
+    fn serve_as(&self, socket: impl FrameSocket, named: Option<&str>, reliable: bool) -> JoinHandle<()> {
         let admission = self.admissions.admit([127, 0, 0, 1].into()).expect("a place");
-        let named = named.map(|id| ClientId::chosen(id).expect("a good id"));
-        let address = SocketAddr::from(([127, 0, 0, 1], 4711));
-        self.host.tasks.spawn(run(Arc::clone(&self.host), socket, named, address, admission))
+        let client_id = named.map(|id| ClientId::chosen(id).expect("a good id"));
+        let handshaken = Handshaken { client_id, remote_address: SocketAddr::from(([127, 0, 0, 1], 4711)), reliable };
+        self.host.tasks.spawn(run(Arc::clone(&self.host), socket, handshaken, admission))
     }
 
     /// The client's end of a new connection whose pipe holds so many bytes each way.
@@ -226,13 +233,22 @@ impl World {
 
     /// The stage that a message reached, and why no further, as far as is known now.
     async fn outcome(&self, accepted: Accepted) -> (Option<Stage>, Option<Failure>) {
-        let deliveries = self.dispatch.settle(accepted, Duration::ZERO).await.expect("not expired");
+        let deliveries = self.dispatch.settle(accepted, Duration::ZERO).await.expect("not expired").deliveries;
         (deliveries[0].stage, deliveries[0].failure)
     }
 
     fn outgoing(name: &str, text: &str) -> Outgoing {
         let payload = Payload::Text(Bytes::copy_from_slice(text.as_bytes()));
-        Outgoing { target: target(name), payload, written: true, deadline: None, if_generation: None }
+        Outgoing {
+            target: target(name),
+            payload,
+            written: true,
+            acked: false,
+            id: None,
+            caller: Caller::ANYONE,
+            deadline: None,
+            if_generation: None,
+        }
     }
 
     async fn kick(&self, name: &str, code: u16, reason: &str) {
@@ -250,17 +266,25 @@ impl World {
         let places: Vec<_> = (0..PLACES).map(|_| self.admissions.admit([127, 0, 0, 1].into()).ok()).collect();
         assert!(places.iter().all(Option::is_some), "every place is free");
         let mut open: HashMap<ConnectionId, bool> = HashMap::new();
-        let mut owners: HashMap<ClientId, ConnectionId> = HashMap::new();
+        let mut owners: HashMap<ClientId, Vec<ConnectionId>> = HashMap::new();
+        let most = match self.registry.settings().duplicates {
+            Duplicates::Allow { most } => most,
+            Duplicates::Replace | Duplicates::Reject => 1,
+        };
         for record in self.records() {
             let ConnectionInfo { connection_id: id, client_id, .. } = &*record.event.connection;
             match record.event.kind {
                 EventKind::Connected(_) => {
                     assert_eq!(open.insert(*id, true), None, "connected once");
-                    assert_eq!(owners.insert(client_id.clone(), *id), None, "one owner");
+                    let owners = owners.entry(client_id.clone()).or_default();
+                    owners.push(*id);
+                    assert!(owners.len() <= most, "too many owners");
                 }
                 EventKind::Disconnected(_) => {
                     assert_eq!(open.insert(*id, false), Some(true), "ended once");
-                    assert_eq!(owners.remove(client_id), Some(*id), "by its owner");
+                    let owners = owners.get_mut(client_id).expect("an owner");
+                    let at = owners.iter().position(|owner| owner == id);
+                    owners.remove(at.expect("by its owner"));
                 }
                 _ => assert_eq!(open.get(id), Some(&true), "nothing before the beginning or after the end"),
             }

@@ -2,9 +2,12 @@
 
 mod batches;
 mod connections;
+mod consumers;
 mod filters;
 mod listing;
+mod mail;
 mod nodes;
+mod repeats;
 mod send_streams;
 mod sends;
 mod serving;
@@ -33,6 +36,7 @@ use crate::drain::Drain;
 use crate::heartbeat::Cadence;
 use crate::ids::ClientId;
 use crate::log::{Log as _, MemoryLog, Retention};
+use crate::mailbox::{self, Mailboxes};
 use crate::metrics::Metrics;
 use crate::outbox::{OutboxLimits, Written};
 use crate::pb;
@@ -42,7 +46,7 @@ use crate::pb::message_service_client::MessageServiceClient;
 use crate::pb::node_service_client::NodeServiceClient;
 use crate::pb::subscribe_request::Start;
 use crate::position::Offset;
-use crate::registry::{Duplicates, Newcomer, Registration, Registry, Settings};
+use crate::registry::{Duplicates, JoinError, Newcomer, Registration, Registry, Settings};
 use crate::shutdown::Closing;
 use crate::store::Store;
 
@@ -52,9 +56,16 @@ struct Options {
     log_bytes: usize,
     outbox: OutboxLimits,
     cadence: Cadence,
+    duplicates: Duplicates,
     limits: Limits,
+    mail: mailbox::Limits,
+    trust_self_named: bool,
     /// Whether what is submitted is committed; otherwise the test does it.
     commits: bool,
+    /// What outlives the node; otherwise one that does not.
+    store: Option<Store>,
+    /// The log of another rig, as a journal is that of the run before.
+    log: Option<Arc<MemoryLog>>,
 }
 
 impl Default for Options {
@@ -63,8 +74,13 @@ impl Default for Options {
             log_bytes: 64 << 20,
             outbox: OutboxLimits { frames: 16, bytes: 64 << 10 },
             cadence: Cadence { interval: 30_000, timeout: 60_000 },
+            duplicates: Duplicates::Replace,
             limits: Limits { max_subscribers: 100, max_snapshots: 16 },
+            mail: mailbox::Limits { max_messages: 10, max_bytes: 64 << 10, max_total_bytes: 1 << 20 },
+            trust_self_named: true,
             commits: true,
+            store: None,
+            log: None,
         }
     }
 }
@@ -128,12 +144,13 @@ impl Rig {
     fn parts(options: Options) -> (Self, tonic::service::Routes) {
         let (clock, metrics) = (Clock::default(), Arc::new(Metrics::default()));
         let retention = Retention { max_bytes: options.log_bytes, max_age: None };
-        let log = Arc::new(MemoryLog::new(retention, clock.clone(), Arc::clone(&metrics)));
+        let new_log = || Arc::new(MemoryLog::new(retention, clock.clone(), Arc::clone(&metrics)));
+        let log = options.log.unwrap_or_else(new_log);
         let settings = Settings {
             node_id: "test-node".into(),
             cadence: options.cadence,
             quiet: true,
-            duplicates: Duplicates::Replace,
+            duplicates: options.duplicates,
             takeovers_per_minute: 0,
             outbox: options.outbox,
         };
@@ -143,11 +160,18 @@ impl Rig {
             let (log, registry, rest) = (Arc::clone(&log), Arc::clone(&registry), rest.clone());
             tokio::spawn(async move { log.run(&*registry, rest).await });
         }
+        let store = options.store.unwrap_or_else(|| Store::in_memory().expect("a store"));
+        let mail = mailbox::Settings { limits: options.mail, trust_self_named: options.trust_self_named };
+        let mailboxes = Mailboxes::open(store.clone(), Arc::clone(&registry), mail, Arc::clone(&metrics));
+        let mailboxes = mailboxes.expect("an empty store");
+        let (kept, token) = (mailboxes.clone(), rest.clone());
+        tokio::spawn(async move { kept.run(token).await });
         let (closing, drain) = (Closing::default(), Drain::new(Arc::clone(&registry)));
         let services = Services::new(Deps {
             registry: Arc::clone(&registry),
             dispatch: Dispatch::new(Arc::clone(&registry), Arc::clone(&metrics)),
-            store: Store::in_memory().expect("a store"),
+            mailboxes,
+            store,
             metrics: Arc::clone(&metrics),
             drain: Arc::clone(&drain),
             closing: closing.clone(),
@@ -187,9 +211,19 @@ impl Rig {
     }
 
     async fn join(&self, client: &str) -> Registration {
+        self.try_join(client).await.expect("joined")
+    }
+
+    async fn try_join(&self, client: &str) -> Result<Registration, JoinError> {
         let client_id = (!client.is_empty()).then(|| ClientId::named(client).expect("an id"));
         let remote_address = Some("192.0.2.1:4000".parse().expect("an address"));
-        self.registry.join(Newcomer { client_id, remote_address, subprotocol: "" }).await.expect("joined")
+        self.registry.join(Newcomer { client_id, remote_address, subprotocol: "" }).await
+    }
+
+    fn mailbox_messages(&self) -> i64 {
+        let mut reading = crate::metrics::Reading::default();
+        self.services.shared.mailboxes.read_gauges(&mut reading);
+        reading.mailbox_messages
     }
 
     fn head(&self) -> Offset {
