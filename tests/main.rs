@@ -6,6 +6,7 @@ mod allow;
 mod architecture;
 mod commands;
 mod delivery;
+mod durable;
 mod events;
 mod frames;
 mod handshake;
