@@ -40,6 +40,18 @@ impl<S> Reliable<S> {
         self.owed_beats = 0;
         self.ack_again = false;
     }
+
+    /// Queues what comes before the Close, once.
+    pub(super) fn bid_farewell(&mut self, socket: &mut S, reason: &CloseReason)
+    where
+        S: FrameSocket,
+    {
+        if !std::mem::replace(&mut self.bid_farewell, true)
+            && let Some(frame) = envelope::farewell(reason)
+        {
+            socket.queue(&frame);
+        }
+    }
 }
 
 impl<S: FrameSocket> Driver<S> {
@@ -134,16 +146,6 @@ impl<S: FrameSocket> Driver<S> {
             any = true;
         }
         any
-    }
-
-    /// Queues what comes before the Close, once.
-    pub(super) fn bid_farewell(&mut self, reason: &CloseReason) {
-        if let Some(reliable) = &mut self.reliable
-            && !std::mem::replace(&mut reliable.bid_farewell, true)
-            && let Some(frame) = envelope::farewell(reason)
-        {
-            self.socket.queue(&frame);
-        }
     }
 
     /// What an envelope means.
