@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 
@@ -12,7 +13,7 @@ use crate::ids::ConnectionId;
 use crate::labels::Labels;
 use crate::metrics::{Metrics, SendOutcome};
 use crate::outbox::{Frame, Refused, Written};
-use crate::registry::{Connection, Registry, SHARDS, Target};
+use crate::registry::{Connection, OtherGeneration, Registry, SHARDS, Target};
 
 /// Something to send.
 #[derive(Clone, Debug)]
@@ -29,7 +30,7 @@ pub struct Outgoing {
     pub id: Option<Arc<str>>,
     /// Not to be written after this.
     pub deadline: Option<Instant>,
-    /// Only to a connection of this generation.
+    /// Only to the connection of this generation.
     pub if_generation: Option<Generation>,
 }
 
@@ -53,6 +54,8 @@ pub enum Failure {
     OutboxFull,
     /// It ended with the message on the way; the client may or may not have it.
     OutcomeUnknown,
+    /// The caller's deadline passed with the message still in the outbox; it was taken out.
+    Expired,
 }
 
 /// What became of a message to one connection.
@@ -78,17 +81,12 @@ pub enum SendError {
     #[error("the outbox of the connection is full")]
     OutboxFull,
     /// Another generation than the one asked for.
-    #[error("the connection's generation is {actual}, not {expected}")]
-    Generation {
-        /// The one asked for.
-        expected: Generation,
-        /// The one that is there.
-        actual: Generation,
-    },
+    #[error(transparent)]
+    Generation(#[from] OtherGeneration),
     /// An acknowledgement is wanted of clients none of which can give one.
     #[error("the client speaks no protocol that acknowledges")]
     AckUnsupported,
-    /// The caller's deadline passed with the message still in the outbox; it was taken out.
+    /// The caller's deadline passed with the message still in every outbox that had taken it; it was taken out.
     #[error("the deadline passed before the message was written; it was not sent")]
     Expired,
 }
@@ -135,12 +133,7 @@ impl Dispatch {
     /// # Errors
     /// [`SendError`] if no outbox took it.
     pub fn accept(&self, outgoing: &Outgoing) -> Result<Accepted, SendError> {
-        let connections = self.registry.open(&outgoing.target);
-        if let Some(expected) = outgoing.if_generation
-            && let Some(other) = connections.iter().find(|c| c.info().generation() != expected)
-        {
-            return Err(SendError::Generation { expected, actual: other.info().generation() });
-        }
+        let connections = self.registry.open_of(&outgoing.target, outgoing.if_generation)?;
         let can_ack = |connection: &Arc<Connection>| connection.reliable().is_some();
         if outgoing.acked && !connections.is_empty() && !connections.iter().any(can_ack) {
             return Err(SendError::AckUnsupported);
@@ -185,42 +178,41 @@ impl Dispatch {
         (delivery, receipts)
     }
 
-    /// Waits for the receipts of a message, at most until `timeout` has passed; then the stage reached stands.
+    /// Waits for the receipts of a message, at most until `timeout` has passed; then the stages reached stand.
     ///
     /// # Errors
-    /// [`SendError::Expired`] if the deadline of the message passed on every connection before it was written.
+    /// [`SendError::Expired`] if no connection got it, and on some the deadline of the message passed before it was written.
     pub async fn settle(&self, accepted: Accepted, timeout: Duration) -> Result<Vec<Delivery>, SendError> {
         let until = Instant::now() + timeout;
-        let mut deliveries = Vec::with_capacity(accepted.deliveries.len());
-        let mut expired = false;
-        for (mut delivery, receipts) in accepted.deliveries {
-            let Some(Receipts { written, acked }) = receipts else {
-                deliveries.push(delivery);
-                continue;
-            };
-            match tokio::time::timeout_at(until, written).await {
-                Ok(Ok(Written::Yes)) => {
-                    self.reached(&mut delivery, Stage::Written);
-                    if let Some(acked) = acked {
-                        match tokio::time::timeout_at(until, acked).await {
-                            Ok(Ok(())) => self.reached(&mut delivery, Stage::Acked),
-                            // The connection ended first.
-                            Ok(Err(_)) => delivery.failure = Some(Failure::OutcomeUnknown),
-                            Err(_) => {}
-                        }
+        // All at once, so that the time of each is its own.
+        let settled = accepted.deliveries.into_iter().map(|(delivery, receipts)| self.receive(delivery, receipts, until));
+        let deliveries = join_all(settled).await;
+        let got_nothing = |failure| matches!(failure, Failure::NotConnected | Failure::OutboxFull | Failure::Expired);
+        let nobody = deliveries.iter().all(|delivery| delivery.failure.is_some_and(got_nothing));
+        let expired = deliveries.iter().any(|delivery| delivery.failure == Some(Failure::Expired));
+        if nobody && expired { Err(SendError::Expired) } else { Ok(deliveries) }
+    }
+
+    async fn receive(&self, mut delivery: Delivery, receipts: Option<Receipts>, until: Instant) -> Delivery {
+        let Some(Receipts { written, acked }) = receipts else { return delivery };
+        match tokio::time::timeout_at(until, written).await {
+            Ok(Ok(Written::Yes)) => {
+                self.reached(&mut delivery, Stage::Written);
+                if let Some(acked) = acked {
+                    match tokio::time::timeout_at(until, acked).await {
+                        Ok(Ok(())) => self.reached(&mut delivery, Stage::Acked),
+                        // The connection ended first.
+                        Ok(Err(_)) => delivery.failure = Some(Failure::OutcomeUnknown),
+                        Err(_) => {}
                     }
                 }
-                Ok(Ok(Written::Expired)) => {
-                    expired = true;
-                    continue;
-                }
-                // The connection ended with the frame in its outbox or half in the kernel.
-                Ok(Err(_)) => delivery.failure = Some(Failure::OutcomeUnknown),
-                Err(_) => {}
             }
-            deliveries.push(delivery);
+            Ok(Ok(Written::Expired)) => delivery.failure = Some(Failure::Expired),
+            // The connection ended with the frame in its outbox or half in the kernel.
+            Ok(Err(_)) => delivery.failure = Some(Failure::OutcomeUnknown),
+            Err(_) => {}
         }
-        if expired && deliveries.is_empty() { Err(SendError::Expired) } else { Ok(deliveries) }
+        delivery
     }
 
     fn reached(&self, delivery: &mut Delivery, stage: Stage) {

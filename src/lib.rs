@@ -4,7 +4,7 @@
 //! right; a test reads the arrows):
 //!
 //! ```text
-//! app -> { ws, grpc, admin } -> { connection, dispatch, drain } -> registry -> { outbox, log, store } -> { event, close, ... }
+//! app -> { ws, grpc, admin } -> { connection, consumers, dispatch, drain } -> registry -> { outbox, log, store } -> { event, close, ... }
 //! ```
 //!
 //! The ways data takes:
@@ -24,6 +24,7 @@ pub mod clock;
 pub mod close;
 pub mod config;
 pub mod connection;
+pub mod consumers;
 pub mod dispatch;
 pub mod drain;
 pub mod event;

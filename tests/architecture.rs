@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["metrics"],
     &["outbox", "log", "store"],
     &["registry"],
-    &["dispatch", "drain", "connection"],
+    &["dispatch", "drain", "connection", "consumers"],
     &["ws", "grpc", "admin"],
     &["app"],
 ];

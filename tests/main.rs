@@ -2,6 +2,7 @@
 
 #![allow(unreachable_pub, reason = "one binary")]
 
+mod allow;
 mod architecture;
 mod commands;
 mod delivery;

@@ -42,8 +42,8 @@ class Backend:
                 self.handle(event, online, before)
             if not response.cursor:
                 continue  # Part of a snapshot: no place to resume from.
-            for client_id in before.keys() - online.keys():
-                print(f"- {client_id}: left unseen", flush=True)
+            for connection_id in before.keys() - online.keys():
+                print(f"- {before[connection_id]}: left unseen", flush=True)
             before = {}  # The snapshot, if it was one, is complete.
             # Both in one file, so that they fit each other. Dying before this line means that the batch comes
             # again: everything is handled at least once.
@@ -51,15 +51,14 @@ class Backend:
             new.write_text(json.dumps({"cursor": response.cursor, "online": online}))
             new.replace(self.file)
 
-    def handle(self, event: event_service_pb2.Event, online: dict[str, int], before: dict[str, int]) -> None:
+    def handle(self, event: event_service_pb2.Event, online: dict[str, str], before: dict[str, str]) -> None:
         kind = event.WhichOneof("kind")
+        # By connection: where the node allows it, a client id has several.
         if kind == "connected":
-            online[event.client_id] = event.generation
-            if before.get(event.client_id) != event.generation:
+            online[event.connection_id] = event.client_id
+            if event.connection_id not in before:
                 print(f"+ {event.client_id} from {event.connected.remote_address}", flush=True)
-        # The generation tells the end of this connection from that of an older one.
-        elif kind == "disconnected" and online.get(event.client_id) == event.generation:
-            del online[event.client_id]
+        elif kind == "disconnected" and online.pop(event.connection_id, None):
             print(f"- {event.client_id}: {types_pb2.DisconnectCause.Name(event.disconnected.cause)}", flush=True)
         elif kind == "message_received" and event.message_received.HasField("text"):
             self.answer(event, f"echo: {event.message_received.text}")

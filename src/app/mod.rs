@@ -25,6 +25,7 @@ use crate::admin::{self, AdminState, Readiness};
 use crate::clock::Clock;
 use crate::config::{Config, ListenAddress};
 use crate::connection::{Admissions, Host};
+use crate::consumers::SWEEP_EVERY;
 use crate::dispatch::Dispatch;
 use crate::drain::{Drain, Pace};
 use crate::grpc::{self, DrainDefaults, Health, Services, Serving};
@@ -157,6 +158,8 @@ impl App {
                 reconnect_jitter: config.shutdown.reconnect_jitter,
             },
         });
+        let (consumers, token) = (services.consumers().clone(), stop.clone());
+        background.spawn(async move { consumers.run_sweeps(SWEEP_EVERY, token).await });
         let grpc_stop = CancellationToken::new();
         let serving = Serving {
             routes: services.routes()?,

@@ -22,6 +22,7 @@ pub(super) fn registry(config: &Config) -> Settings {
         duplicates: match config.identity.duplicates {
             DuplicatePolicy::Replace => Duplicates::Replace,
             DuplicatePolicy::Reject => Duplicates::Reject,
+            DuplicatePolicy::Allow => Duplicates::Allow { most: config.identity.max_connections_per_client },
         },
         takeovers_per_minute: u32::try_from(config.identity.takeovers_per_minute).unwrap_or(u32::MAX),
         outbox: OutboxLimits { frames: config.limits.outbox_frames, bytes: config.limits.outbox_bytes.as_usize() },

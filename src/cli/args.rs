@@ -36,6 +36,8 @@ pub(super) enum Command {
     Events(EventsArgs),
     /// List the connections
     Connections(ConnectionsArgs),
+    /// List the named positions that are kept for subscribers, or delete one
+    Consumers(ConsumersArgs),
     /// Send a message to a client
     Send(SendArgs),
     /// Send a message to many clients
@@ -181,6 +183,20 @@ pub(super) struct ConnectionsArgs {
     pub(super) count: bool,
 
     /// Print each connection as a line of JSON, as the contract has it
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+#[derive(Args, Debug)]
+pub(super) struct ConsumersArgs {
+    #[command(flatten)]
+    pub(super) client: ClientArgs,
+
+    /// Forget this one and its position; a stream that uses it ends
+    #[arg(long, value_name = "NAME")]
+    pub(super) delete: Option<String>,
+
+    /// Print each consumer, or the answer, as a line of JSON, as the contract has it
     #[arg(long)]
     pub(super) json: bool,
 }

@@ -70,6 +70,10 @@ pub(super) struct Fake {
     pub(super) lists: Answers<pb::ListConnectionsResponse>,
     pub(super) list_requests: Shared<pb::ListConnectionsRequest>,
     pub(super) counts: Answers<pb::CountConnectionsResponse>,
+    pub(super) consumer_lists: Answers<pb::ListConsumersResponse>,
+    pub(super) consumer_list_requests: Shared<pb::ListConsumersRequest>,
+    pub(super) consumer_deletes: Answers<pb::DeleteConsumerResponse>,
+    pub(super) consumer_delete_requests: Shared<pb::DeleteConsumerRequest>,
     pub(super) disconnects: Answers<pb::DisconnectResponse>,
     pub(super) disconnect_requests: Shared<pb::DisconnectRequest>,
     pub(super) sends: Answers<pb::SendResponse>,
@@ -140,16 +144,18 @@ impl EventService for Fake {
 
     async fn list_consumers(
         &self,
-        _: Request<pb::ListConsumersRequest>,
+        request: Request<pb::ListConsumersRequest>,
     ) -> Result<Response<pb::ListConsumersResponse>, Status> {
-        pending().await
+        self.consumer_list_requests.extend([request.into_inner()]);
+        self.consumer_lists.next().await.map(Response::new)
     }
 
     async fn delete_consumer(
         &self,
-        _: Request<pb::DeleteConsumerRequest>,
+        request: Request<pb::DeleteConsumerRequest>,
     ) -> Result<Response<pb::DeleteConsumerResponse>, Status> {
-        pending().await
+        self.consumer_delete_requests.extend([request.into_inner()]);
+        self.consumer_deletes.next().await.map(Response::new)
     }
 }
 

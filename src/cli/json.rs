@@ -107,10 +107,11 @@ mod tests {
 
     #[test]
     fn every_message_that_the_subcommands_print_has_its_descriptor() {
-        for name in ["Event", "Connection", "CountConnectionsResponse", "SendResponse", "BroadcastResponse"] {
+        for name in ["Event", "Connection", "CountConnectionsResponse", "SendResponse", "BroadcastResponse", "Consumer"] {
             assert!(to_json(name, &pb::NowStart {}).is_ok(), "{name}");
         }
         assert!(to_json("DisconnectResponse", &pb::NowStart {}).is_ok());
+        assert!(to_json("DeleteConsumerResponse", &pb::NowStart {}).is_ok());
         assert!(to_json("grpc.health.v1.HealthCheckResponse", &pb::NowStart {}).is_ok());
         assert!(to_json("Nothing", &pb::NowStart {}).is_err());
     }

@@ -5,6 +5,7 @@
 mod args;
 mod connect;
 mod connections;
+mod consumers;
 mod disconnect;
 mod error;
 mod event_line;
@@ -119,6 +120,7 @@ async fn run(command: Command, out: &mut dyn Write) -> Result<(), CliError> {
             let filter = connections::filter(&args)?;
             connections::run(open(&args.client).await?, &args, filter, SystemTime::now, out).await
         }
+        Command::Consumers(args) => consumers::run(open(&args.client).await?, &args, out).await,
         Command::Send(args) => {
             let request = send::send_request(&args, &mut io::stdin())?;
             send::send(open(&args.client).await?, &args, request, out).await

@@ -15,29 +15,15 @@ pub enum AnonymousPolicy {
 
 /// `identity.duplicates`: what happens when a connected client id connects again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", try_from = "String")]
+#[serde(rename_all = "snake_case")]
 pub enum DuplicatePolicy {
     /// The newer connection wins; the older is closed 4409.
     #[default]
     Replace,
     /// The older connection stays; the newer is closed 4410.
     Reject,
-}
-
-impl TryFrom<String> for DuplicatePolicy {
-    type Error = String;
-
-    fn try_from(word: String) -> Result<Self, String> {
-        match word.as_str() {
-            "replace" => Ok(Self::Replace),
-            "reject" => Ok(Self::Reject),
-            // Documented as coming, so people will try it; "unknown" would send them looking for a typing error.
-            "allow" => Err("`allow`, several connections of one client id, is not in this release; \
-                            expected `replace` or `reject`"
-                .to_owned()),
-            _ => Err(format!("unknown value `{word}`, expected `replace` or `reject`")),
-        }
-    }
+    /// Both stay, up to `identity.max_connections_per_client`; beyond it the newer is closed 4410.
+    Allow,
 }
 
 /// `heartbeat.server`: what the server sends each interval.

@@ -91,6 +91,9 @@ pub struct IdentityConfig {
     /// Takeovers of one client id in a minute, 0 = unlimited; beyond it the newcomer is closed 4429. Default 5: more
     /// than a roaming device needs, fewer than two clients fighting for one id make.
     pub takeovers_per_minute: u64,
+    /// Connections of one client id at once where `duplicates` is `allow`, 2 to 1,024; beyond it the newcomer is closed
+    /// 4410. Otherwise unused. Default 16: more than one person's devices and tabs, and a leak is soon noticed.
+    pub max_connections_per_client: usize,
 }
 
 impl Default for IdentityConfig {
@@ -101,6 +104,7 @@ impl Default for IdentityConfig {
             anonymous: AnonymousPolicy::default(),
             duplicates: DuplicatePolicy::default(),
             takeovers_per_minute: 5,
+            max_connections_per_client: 16,
         }
     }
 }

@@ -32,7 +32,7 @@ impl Config {
     }
 
     fn ranges(&self, found: &mut Findings) {
-        let Self { ws, limits, log, grpc, shutdown, heartbeat, .. } = self;
+        let Self { ws, identity, limits, log, grpc, shutdown, heartbeat, .. } = self;
         found.range("ws.max_connections", &ws.max_connections, 1..=10_000_000);
         // gRPC clients refuse messages over 4 MiB by default, and an event is more than the message in it.
         found.range("ws.max_message", &ws.max_message, ByteSize(1)..=ByteSize::mib(3));
@@ -41,6 +41,7 @@ impl Config {
         found.time("ws.write_timeout", ws.write_timeout, TIMEOUTS);
         found.time("ws.resume_window", ws.resume_window, Duration::ZERO..=Duration::from_secs(600));
         found.range("ws.max_handshakes", &ws.max_handshakes, 1..=1_000_000);
+        found.range("identity.max_connections_per_client", &identity.max_connections_per_client, 2..=1024);
         found.time("heartbeat.interval", heartbeat.interval, Duration::from_millis(100)..=Duration::from_secs(3600));
         found.range("limits.outbox_frames", &limits.outbox_frames, 1..=1_000_000);
         found.range("limits.outbox_bytes", &limits.outbox_bytes, ByteSize::kib(1)..=ByteSize::mib(1024));
@@ -199,6 +200,11 @@ mod tests {
         assert!(keys(|c| c.ws.resume_window = Duration::ZERO).is_empty());
         assert_eq!(keys(|c| c.ws.resume_window = Duration::from_secs(601)), ["ws.resume_window"]);
         assert_eq!(keys(|c| c.ws.max_handshakes = 0), ["ws.max_handshakes"]);
+        let per_client = "identity.max_connections_per_client";
+        assert!(keys(|c| c.identity.max_connections_per_client = 2).is_empty());
+        assert!(keys(|c| c.identity.max_connections_per_client = 1024).is_empty());
+        assert_eq!(keys(|c| c.identity.max_connections_per_client = 1), [per_client]);
+        assert_eq!(keys(|c| c.identity.max_connections_per_client = 1025), [per_client]);
         assert!(keys(|c| c.heartbeat.interval = Duration::from_millis(100)).is_empty());
         assert_eq!(keys(|c| c.heartbeat.interval = Duration::from_millis(99)), ["heartbeat.interval"]);
         assert_eq!(keys(|c| c.limits.outbox_frames = 0), ["limits.outbox_frames"]);

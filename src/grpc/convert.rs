@@ -205,6 +205,7 @@ pub(super) fn delivery(delivery: &Delivery) -> pb::Delivery {
         Some(Failure::NotConnected) => pb::DeliveryFailure::NotConnected,
         Some(Failure::OutboxFull) => pb::DeliveryFailure::OutboxFull,
         Some(Failure::OutcomeUnknown) => pb::DeliveryFailure::OutcomeUnknown,
+        Some(Failure::Expired) => pb::DeliveryFailure::Expired,
     };
     pb::Delivery {
         connection_id: delivery.connection_id.to_string(),

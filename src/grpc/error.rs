@@ -11,10 +11,12 @@ use tonic::body::Body;
 use tonic::{Code, Response, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
+use crate::consumers::Ended;
 use crate::dispatch::SendError;
 use crate::event::Generation;
 use crate::log::CursorError;
-use crate::registry::{CommandError, Registry};
+use crate::registry::{CommandError, OtherGeneration, Registry};
+use crate::store::StoreError;
 
 /// `ErrorInfo.domain` of every error.
 pub const DOMAIN: &str = "heartwire";
@@ -53,6 +55,20 @@ pub(super) enum Error {
     CursorExpired(Ends),
     #[error("the cursor is of another epoch of the log; take a snapshot and drop what is not in it")]
     EpochChanged(Ends),
+    #[error("the log no longer keeps what follows the position of the consumer; take a snapshot, with reset_consumer")]
+    ConsumerExpired(Ends),
+    #[error("the position of the consumer is of another epoch of the log; take a snapshot, with reset_consumer, and drop what is not in it")]
+    ConsumerEpoch(Ends),
+    #[error("a newer stream has the consumer")]
+    ConsumerTakenOver,
+    #[error("the consumer was deleted")]
+    ConsumerDeleted,
+    #[error("there is no such consumer")]
+    NoSuchConsumer,
+    #[error("there are {0} consumers, which is the limit; delete one")]
+    ConsumersLimit(usize),
+    #[error("{0}")]
+    Store(#[from] StoreError),
     #[error("the page token is damaged, or of another filter or epoch; begin again with page one")]
     PageToken,
     #[error("the client is not connected")]
@@ -61,7 +77,7 @@ pub(super) enum Error {
     NoSuchConnection,
     #[error("there is no such service")]
     NoSuchService,
-    #[error("the generation connected is {actual}, not {expected}")]
+    #[error("the newest generation connected is {actual}, and none is {expected}")]
     Generation { expected: Generation, actual: Generation },
     #[error("the outbox of the client is full; the message was not sent")]
     OutboxFull,
@@ -129,14 +145,27 @@ impl Error {
         }
     }
 
+    /// Why a stream cannot begin at the position that is kept. One ahead of the log is of one that was lost.
+    pub(super) fn kept_position(error: CursorError, registry: &Registry) -> Self {
+        match error {
+            CursorError::OtherEpoch | CursorError::Ahead => Self::ConsumerEpoch(Ends::of(registry)),
+            CursorError::Expired => Self::ConsumerExpired(Ends::of(registry)),
+        }
+    }
+
     /// The canonical code and the reason: the table of the contract.
     pub(super) const fn code(&self) -> (Code, &'static str) {
         match self {
             Self::Field { .. } => (Code::InvalidArgument, "FIELD_INVALID"),
             Self::NotImplemented(_) => (Code::Unimplemented, "NOT_IMPLEMENTED"),
             Self::CursorDamaged | Self::CursorAhead => (Code::InvalidArgument, "CURSOR_INVALID"),
-            Self::CursorExpired(_) => (Code::OutOfRange, "CURSOR_EXPIRED"),
-            Self::EpochChanged(_) => (Code::OutOfRange, "EPOCH_CHANGED"),
+            Self::CursorExpired(_) | Self::ConsumerExpired(_) => (Code::OutOfRange, "CURSOR_EXPIRED"),
+            Self::EpochChanged(_) | Self::ConsumerEpoch(_) => (Code::OutOfRange, "EPOCH_CHANGED"),
+            Self::ConsumerTakenOver => (Code::Aborted, "CONSUMER_TAKEN_OVER"),
+            Self::ConsumerDeleted => (Code::Aborted, "CONSUMER_DELETED"),
+            Self::NoSuchConsumer => (Code::NotFound, "CONSUMER_NOT_FOUND"),
+            Self::ConsumersLimit(_) => (Code::ResourceExhausted, "CONSUMERS_LIMIT"),
+            Self::Store(_) => (Code::Unavailable, "STORE_UNAVAILABLE"),
             Self::PageToken => (Code::InvalidArgument, "PAGE_TOKEN_INVALID"),
             Self::NotConnected => (Code::NotFound, "CLIENT_NOT_CONNECTED"),
             Self::NoSuchConnection => (Code::NotFound, "CONNECTION_NOT_FOUND"),
@@ -166,13 +195,18 @@ impl Error {
         let pairs = match self {
             Self::Field { field, .. } => vec![("field", field.to_string())],
             Self::NotImplemented(what) => vec![("feature", (*what).to_owned())],
-            Self::CursorExpired(ends) | Self::EpochChanged(ends) => {
+            Self::CursorExpired(ends)
+            | Self::EpochChanged(ends)
+            | Self::ConsumerExpired(ends)
+            | Self::ConsumerEpoch(ends) => {
                 vec![("oldest_cursor", ends.oldest.clone()), ("head_cursor", ends.head.clone())]
             }
             Self::Generation { expected, actual } => {
                 vec![("expected_generation", expected.to_string()), ("actual_generation", actual.to_string())]
             }
-            Self::SubscribersLimit(limit) | Self::SnapshotsLimit(limit) => vec![("limit", limit.to_string())],
+            Self::SubscribersLimit(limit) | Self::SnapshotsLimit(limit) | Self::ConsumersLimit(limit) => {
+                vec![("limit", limit.to_string())]
+            }
             _ => Vec::new(),
         };
         pairs.into_iter().map(|(key, value)| (key.to_owned(), value)).collect()
@@ -181,9 +215,11 @@ impl Error {
     const fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::OutboxFull | Self::ReceiptsLimit => Some(OUTBOX_RETRY),
-            Self::SubscribersLimit(_) | Self::SnapshotsLimit(_) | Self::LogUnavailable | Self::RequestsLimit => {
-                Some(PLACE_RETRY)
-            }
+            Self::SubscribersLimit(_)
+            | Self::SnapshotsLimit(_)
+            | Self::LogUnavailable
+            | Self::Store(_)
+            | Self::RequestsLimit => Some(PLACE_RETRY),
             _ => None,
         }
     }
@@ -204,13 +240,28 @@ impl From<Error> for Status {
     }
 }
 
+impl From<Ended> for Error {
+    fn from(ended: Ended) -> Self {
+        match ended {
+            Ended::TakenOver => Self::ConsumerTakenOver,
+            Ended::Deleted => Self::ConsumerDeleted,
+        }
+    }
+}
+
+impl From<OtherGeneration> for Error {
+    fn from(OtherGeneration { expected, actual }: OtherGeneration) -> Self {
+        Self::Generation { expected, actual }
+    }
+}
+
 impl From<SendError> for Error {
     fn from(error: SendError) -> Self {
         match error {
             SendError::NotConnected => Self::NotConnected,
             SendError::OutboxFull => Self::OutboxFull,
+            SendError::Generation(other) => Self::from(other),
             SendError::AckUnsupported => Self::AckUnsupported,
-            SendError::Generation { expected, actual } => Self::Generation { expected, actual },
             SendError::Expired => Self::Expired,
         }
     }
@@ -220,7 +271,7 @@ impl From<CommandError> for Error {
     fn from(error: CommandError) -> Self {
         match error {
             CommandError::NotConnected => Self::NotConnected,
-            CommandError::Generation { expected, actual } => Self::Generation { expected, actual },
+            CommandError::Generation(other) => Self::from(other),
             CommandError::Labels(error) => Self::field("set", error.to_string()),
             CommandError::Cadence { .. } => Self::field("heartbeat", error.to_string()),
             CommandError::LogUnavailable => Self::LogUnavailable,

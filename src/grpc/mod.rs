@@ -4,6 +4,7 @@ mod arguments;
 mod batch;
 mod call;
 mod connections;
+mod consumers;
 mod convert;
 mod error;
 mod events;
@@ -35,6 +36,7 @@ use std::time::{Duration, SystemTime};
 
 use tonic::service::Routes;
 
+use crate::consumers::Consumers;
 use crate::dispatch::Dispatch;
 use crate::drain::Drain;
 use crate::metrics::Metrics;
@@ -105,8 +107,7 @@ pub struct Deps {
 struct Shared {
     registry: Arc<Registry>,
     dispatch: Dispatch,
-    #[expect(dead_code, reason = "consumers are kept here")]
-    store: Store,
+    consumers: Consumers,
     metrics: Arc<Metrics>,
     drain: Arc<Drain>,
     closing: Closing,
@@ -131,8 +132,19 @@ impl Services {
         let health = Health::new(drain.begun());
         let subscribers = Arc::new(Subscribers::new(limits.max_subscribers));
         let snapshots = Arc::new(leases::Leases::new(limits.max_snapshots));
-        let shared =
-            Shared { registry, dispatch, store, metrics, drain, closing, node, drain_defaults, subscribers, snapshots };
+        let consumers = Consumers::new(store, registry.clock().clone());
+        let shared = Shared {
+            registry,
+            dispatch,
+            consumers,
+            metrics,
+            drain,
+            closing,
+            node,
+            drain_defaults,
+            subscribers,
+            snapshots,
+        };
         Self { shared: Arc::new(shared), health }
     }
 
@@ -140,6 +152,12 @@ impl Services {
     #[must_use]
     pub fn subscribers(&self) -> &Arc<Subscribers> {
         &self.shared.subscribers
+    }
+
+    /// The named positions of subscribers, to be swept.
+    #[must_use]
+    pub fn consumers(&self) -> &Consumers {
+        &self.shared.consumers
     }
 
     /// The health that is served, to be set ready.

@@ -10,6 +10,8 @@ use crate::position::Position;
 use crate::registry::PageStart;
 
 const FORMAT: u8 = 1;
+/// Tells a token of consumers apart: format, the last name, then a CRC-32.
+const CONSUMER_FORMAT: u8 = 2;
 /// Format, shard, index, hash of the filter; then page one's cursor; then a CRC-32.
 const HEAD: usize = 1 + 2 + 4 + 8;
 
@@ -61,6 +63,34 @@ impl PageToken {
     }
 }
 
+/// Where the next page of consumers begins.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct ConsumerToken {
+    /// The last name of the page before.
+    pub(super) after: String,
+}
+
+impl ConsumerToken {
+    pub(super) fn to_text(&self) -> String {
+        let mut bytes = vec![CONSUMER_FORMAT];
+        bytes.extend(self.after.as_bytes());
+        let checksum = crc32fast::hash(&bytes);
+        bytes.extend(checksum.to_be_bytes());
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// None if it is not one of ours, or was altered.
+    pub(super) fn from_text(text: &str) -> Option<Self> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let (body, checksum) = bytes.split_last_chunk::<4>()?;
+        let (format, after) = body.split_first()?;
+        if *format != CONSUMER_FORMAT || crc32fast::hash(body).to_be_bytes() != *checksum {
+            return None;
+        }
+        Some(Self { after: std::str::from_utf8(after).ok()?.to_owned() })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,6 +115,22 @@ mod tests {
         #[test]
         fn any_text_is_read_without_a_panic(text: String) {
             prop_assert_eq!(PageToken::from_text(&text), None);
+            prop_assert_eq!(ConsumerToken::from_text(&text), None);
+        }
+
+        #[test]
+        fn a_token_of_consumers_reads_back_and_is_none_of_connections(
+            after: String, at: prop::sample::Index, to in "[A-Za-z0-9_-]",
+        ) {
+            let token = ConsumerToken { after };
+            let text = token.to_text();
+            prop_assert_eq!(ConsumerToken::from_text(&text), Some(token));
+            prop_assert_eq!(PageToken::from_text(&text), None);
+            let mut altered = text.clone();
+            let at = at.index(text.len());
+            altered.replace_range(at..=at, &to);
+            prop_assume!(altered != text);
+            prop_assert_eq!(ConsumerToken::from_text(&altered), None);
         }
     }
 }

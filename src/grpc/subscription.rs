@@ -18,6 +18,7 @@ use super::error::{Ends, Error, Item};
 use super::filter::Filter;
 use super::snapshot::Snapshot;
 use super::subscribers::Seat;
+use crate::consumers::Attachment;
 use crate::event::Record;
 use crate::log::ReadError;
 use crate::pb::SubscribeResponse;
@@ -31,7 +32,7 @@ pub(super) enum Start {
     /// The state, then the log.
     Snapshot(Snapshot),
     /// The log after this offset, which the caller is told at once: lost before its first event, it could not resume otherwise.
-    Now(Offset),
+    At(Offset),
     /// The log after this offset, which the caller knows.
     Cursor(Offset),
     /// The oldest that is kept by the time it is read.
@@ -61,18 +62,26 @@ pub(super) struct Subscription {
     /// The last offset to carry in a shutdown.
     last: watch::Receiver<Option<Offset>>,
     now: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// The use of a consumer, if it has one.
+    attachment: Option<Attachment>,
     /// When something was sent last, and a timer that comes up no later than the bookmark is due.
     sent: Instant,
     bookmark: Pin<Box<Sleep>>,
 }
 
 impl Subscription {
-    pub(super) fn new(shared: Arc<Shared>, filter: Filter, seat: Seat, start: Start) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        filter: Filter,
+        seat: Seat,
+        start: Start,
+        attachment: Option<Attachment>,
+    ) -> Self {
         let log = shared.registry.log();
         let bounds = log.bounds();
         let (phase, at) = match start {
             Start::Snapshot(snapshot) => (Phase::State(snapshot), bounds.head),
-            Start::Now(offset) => (Phase::Greeting, offset),
+            Start::At(offset) => (Phase::Greeting, offset),
             Start::Cursor(offset) => (Phase::Log { pinned: true }, offset),
             Start::Beginning => (Phase::Log { pinned: false }, bounds.before_oldest),
         };
@@ -81,7 +90,7 @@ impl Subscription {
         let now = Box::pin(shared.closing.now().clone().cancelled_owned());
         let sent = Instant::now();
         let bookmark = Box::pin(tokio::time::sleep_until(sent + BOOKMARK_EVERY));
-        Self { shared, filter, seat, phase, at, head, last, now, sent, bookmark }
+        Self { shared, filter, seat, phase, at, head, last, now, attachment, sent, bookmark }
     }
 
     /// The stream; after an error it ends, and what it held is freed with it.
@@ -105,7 +114,7 @@ impl Subscription {
 
     async fn next(&mut self) -> Result<SubscribeResponse, Error> {
         loop {
-            self.check_closing()?;
+            self.check_ended()?;
             let response = match &mut self.phase {
                 Phase::Greeting => Some(self.greet()),
                 Phase::State(_) => self.next_state().await?,
@@ -118,8 +127,11 @@ impl Subscription {
         }
     }
 
-    /// Ends the stream at the deadline, or once it has carried everything.
-    fn check_closing(&self) -> Result<(), Error> {
+    /// Ends the stream when its consumer is no longer its own, at the deadline of a shutdown, or once it has carried everything.
+    fn check_ended(&self) -> Result<(), Error> {
+        if let Some(ended) = self.attachment.as_ref().and_then(Attachment::ended) {
+            return Err(ended.into());
+        }
         let carried = matches!(self.phase, Phase::Log { .. }) && self.last.borrow().is_some_and(|last| self.at >= last);
         if carried || self.shared.closing.now().is_cancelled() { Err(Error::ShuttingDown) } else { Ok(()) }
     }
@@ -220,7 +232,7 @@ impl Subscription {
         }
     }
 
-    /// Waits for a newer head or news of a shutdown (false), or until a bookmark is due (true).
+    /// Waits for a newer head, news of a shutdown or of its consumer (false), or until a bookmark is due (true).
     async fn wait(&mut self) -> Result<bool, Error> {
         if self.bookmark.is_elapsed() {
             let due = self.sent + BOOKMARK_EVERY;
@@ -240,9 +252,18 @@ impl Subscription {
             biased;
             over = over => over?,
             // An error would mean that its sender is gone; both live as long as the services.
+            () = not_ours(&mut self.attachment) => {}
             _ = self.last.changed() => {}
             _ = self.head.changed() => {}
         }
         Ok(false)
+    }
+}
+
+/// Waits until the consumer is no longer the stream's own; for ever if it has none.
+async fn not_ours(attachment: &mut Option<Attachment>) {
+    match attachment {
+        Some(attachment) => attachment.wait_ended().await,
+        None => std::future::pending().await,
     }
 }

@@ -61,6 +61,17 @@ impl Budget {
         Slot { permits: Arc::clone(&self.permits), count }
     }
 
+    /// Room for so many events without a payload, as soon as there is room for all of them, which waits for nothing that itself waits for
+    /// more. More events than the whole budget has room for take all of it, and so go alone. Callers set the deadline.
+    pub async fn reserve_events(&self, count: usize) -> Vec<Slot> {
+        let permits = u32::try_from(count).unwrap_or(u32::MAX).min(self.whole);
+        if let Ok(permit) = self.permits.acquire_many(permits).await {
+            permit.forget();
+        }
+        let slot = |at| Slot { permits: Arc::clone(&self.permits), count: u32::from(at < permits as usize) };
+        (0..count).map(slot).collect()
+    }
+
     /// Whether nothing is reserved.
     #[must_use]
     pub fn is_whole(&self) -> bool {
@@ -70,6 +81,8 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     #[tokio::test]
@@ -82,6 +95,26 @@ mod tests {
         assert!(budget.try_reserve(0).is_some());
         drop(second);
         assert!(budget.is_whole());
+    }
+
+    #[tokio::test]
+    async fn room_for_several_events_is_had_all_at_once_or_not_at_all() {
+        let budget = Budget::new(3 * GRAIN);
+        let held = budget.try_reserve(0).expect("room");
+        let mut three = Box::pin(budget.reserve_events(3));
+        assert!((&mut three).now_or_never().is_none());
+        drop(held);
+        let mut three = three.await;
+        assert!(three.len() == 3 && budget.try_reserve(0).is_none());
+        // Each is given back by itself.
+        three.pop();
+        let again = budget.try_reserve(0).expect("room");
+        drop((three, again));
+        let more = budget.reserve_events(5).await;
+        assert!(more.len() == 5 && budget.try_reserve(0).is_none());
+        drop(more);
+        assert!(budget.is_whole());
+        assert!(budget.reserve_events(0).await.is_empty());
     }
 
     #[tokio::test]

@@ -32,7 +32,7 @@ pub struct Newcomer {
 /// Why a newcomer may not join. Nothing was logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JoinError {
-    /// The id is in use and the policy is to refuse the newer.
+    /// The id is in use and the policy is to refuse the newer, or has as many connections as the policy allows.
     #[error("the client id is in use")]
     IdInUse,
     /// The id was taken over too often within the last minute.
@@ -96,13 +96,18 @@ impl Registry {
         if self.draining.load(Ordering::SeqCst) {
             return Err(JoinError::Draining);
         }
-        let incumbent = shard.owner(&client_id);
+        let incumbent = match self.settings.duplicates {
+            Duplicates::Replace => shard.owners(&client_id).next().cloned(),
+            Duplicates::Reject => match shard.owners(&client_id).next() {
+                // One that has lost its socket gives way: it may be the same client, which cannot resume.
+                Some(incumbent) if !incumbent.has(signal::DETACHED) => return Err(JoinError::IdInUse),
+                incumbent => incumbent.cloned(),
+            },
+            Duplicates::Allow { most } if shard.owners(&client_id).count() >= most => return Err(JoinError::IdInUse),
+            Duplicates::Allow { .. } => None,
+        };
         let takeovers = match &incumbent {
             None => Takeovers::default(),
-            // One that has lost its socket gives way: it may be the same client, which cannot resume.
-            Some(incumbent) if self.settings.duplicates == Duplicates::Reject && !incumbent.has(signal::DETACHED) => {
-                return Err(JoinError::IdInUse);
-            }
             Some(incumbent) => {
                 let so_far = incumbent.ledger().takeovers;
                 so_far.one_more(self.clock.now(), self.settings.takeovers_per_minute).ok_or(JoinError::Takeovers)?

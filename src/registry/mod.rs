@@ -12,6 +12,8 @@ mod join;
 #[cfg(test)]
 mod model;
 mod registration;
+#[cfg(test)]
+mod several;
 mod sweep;
 mod view;
 mod wheel;
@@ -23,7 +25,7 @@ pub use fold::{Change, Fold, Index, Member};
 pub use join::{JoinError, Newcomer};
 pub use registration::Registration;
 pub use sweep::SWEEP_PERIOD;
-pub use view::{ConnectionView, PageStart, ShardCopy, Target};
+pub use view::{ConnectionView, OtherGeneration, PageStart, ShardCopy, Target};
 pub use window::{AckError, Flushed, Numbered, Reliable, Window};
 
 use std::collections::HashMap;
@@ -52,6 +54,11 @@ pub enum Duplicates {
     Replace,
     /// The newer is refused.
     Reject,
+    /// Both stay, up to a limit; beyond it the newer is refused.
+    Allow {
+        /// The most open connections of one client id, those that are still joining too.
+        most: usize,
+    },
 }
 
 /// How the registry treats connections.
@@ -198,14 +205,19 @@ impl Registry {
 }
 
 impl Shard {
-    /// The connection of this node that holds a client id as of what was submitted, and is not ending.
-    fn owner(&self, client_id: &ClientId) -> Option<Arc<Connection>> {
-        let open = |connection: &&Arc<Connection>| !connection.has(signal::SEALED);
-        let joining = self.joining.get(client_id).and_then(|all| all.iter().rev().find(open));
-        joining.cloned().or_else(|| {
-            let members = self.fold.of_client(client_id.as_str());
-            members.filter_map(|(_, member)| member.held.as_ref()).map(|local| &local.connection).find(open).cloned()
-        })
+    /// The connections of this node that hold a client id as of what was submitted and are not ending: under `replace` and `reject` one at most.
+    fn owners(&self, client_id: &ClientId) -> impl Iterator<Item = &Arc<Connection>> {
+        let joining = self.joining.get(client_id).into_iter().flatten().rev();
+        let members = self.fold.of_client(client_id.as_str()).filter_map(|(_, member)| member.held.as_ref());
+        let all = joining.chain(members.map(|local| &local.connection));
+        all.filter(|connection| !connection.has(signal::SEALED))
+    }
+
+    /// The connection of this node that a client id has had longest, of those that are committed and not ending.
+    fn oldest_open(&self, client_id: &ClientId) -> Option<&Arc<Connection>> {
+        let members = self.fold.of_client(client_id.as_str()).filter_map(|(_, member)| member.held.as_ref());
+        let open = members.map(|local| &local.connection).filter(|connection| !connection.has(signal::SEALED));
+        open.min_by_key(|connection| connection.info().generation())
     }
 
     /// Every connection of this node, joining ones too.

@@ -14,13 +14,13 @@ use crate::close::Cause;
 use crate::event::{Payload, Record, Replaces};
 use crate::log::{Log as _, MemoryLog, Retention};
 
-struct World {
-    log: Arc<MemoryLog>,
-    registry: Arc<Registry>,
+pub(super) struct World {
+    pub(super) log: Arc<MemoryLog>,
+    pub(super) registry: Arc<Registry>,
 }
 
 impl World {
-    fn new(duplicates: Duplicates) -> Self {
+    pub(super) fn new(duplicates: Duplicates) -> Self {
         let metrics = Arc::new(Metrics::default());
         let clock = Clock::default();
         let retention = Retention { max_bytes: 1 << 30, max_age: None };
@@ -37,17 +37,17 @@ impl World {
         Self { log, registry }
     }
 
-    fn join(&self, client: &str) -> Result<Registration, JoinError> {
+    pub(super) fn join(&self, client: &str) -> Result<Registration, JoinError> {
         let room = self.log.budget().try_reserve(0).expect("room");
         let client_id = Some(ClientId::named(client).expect("a good id"));
         self.registry.submit_join(Newcomer { client_id, remote_address: None, subprotocol: "" }, room)
     }
 
-    fn commit_all(&self) {
+    pub(super) fn commit_all(&self) {
         while self.log.commit(&*self.registry) {}
     }
 
-    fn records(&self) -> Vec<Arc<Record>> {
+    pub(super) fn records(&self) -> Vec<Arc<Record>> {
         let mut all = Vec::new();
         let mut after = self.log.bounds().before_oldest;
         loop {
@@ -58,13 +58,12 @@ impl World {
         }
     }
 
-    /// The fold as the registry has it: connection and labels by client id.
-    fn fold(&self) -> BTreeMap<String, (ConnectionKey, Labels)> {
+    /// The fold as the registry has it: client id and labels by connection.
+    fn fold(&self) -> BTreeMap<ConnectionKey, (String, Labels)> {
         let mut fold = BTreeMap::new();
         self.registry.visit(PageStart::default(), |view| {
-            let key = view.info.connection_id;
-            let before = fold.insert(view.info.client_id.as_str().to_owned(), (key, view.labels));
-            assert!(before.is_none(), "two connections of one client id");
+            let before = fold.insert(view.info.connection_id, (view.info.client_id.as_str().to_owned(), view.labels));
+            assert!(before.is_none(), "visited twice");
             true
         });
         fold
@@ -82,6 +81,10 @@ enum Op {
     Drop(usize),
     Panic(usize),
     Label(usize, u8),
+    KickClient(u8),
+    /// Only the connection at the first, by its client id and generation.
+    KickGeneration(usize),
+    LabelClient(u8, u8),
     Commit,
 }
 
@@ -94,6 +97,9 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0usize..32).prop_map(Op::Drop),
         1 => (0usize..32).prop_map(Op::Panic),
         1 => (0usize..32, 0u8..3).prop_map(|(at, label)| Op::Label(at, label)),
+        1 => (0u8..4).prop_map(Op::KickClient),
+        1 => (0usize..32).prop_map(Op::KickGeneration),
+        2 => (0u8..4, 0u8..3).prop_map(|(client, label)| Op::LabelClient(client, label)),
         3 => Just(Op::Commit),
     ]
 }
@@ -131,16 +137,26 @@ fn line(record: &Record) -> Line {
 /// The model: who holds each id, as of what was submitted, and what was written down.
 #[derive(Default)]
 struct Model {
-    owners: HashMap<String, ConnectionKey>,
-    committed: BTreeMap<String, (ConnectionKey, Labels)>,
+    /// The connections of each id that are not ending, the oldest first.
+    owners: HashMap<String, Vec<ConnectionKey>>,
+    committed: BTreeMap<ConnectionKey, (String, Labels)>,
     lines: Vec<Line>,
     applied: usize,
 }
 
 impl Model {
+    fn owners(&self, client: &str) -> &[ConnectionKey] {
+        self.owners.get(client).map_or(&[], Vec::as_slice)
+    }
+
     fn owns(&self, registration: &Registration) -> bool {
         let info = registration.connection().info();
-        self.owners.get(info.client_id.as_str()) == Some(&info.connection_id)
+        self.owners(info.client_id.as_str()).contains(&info.connection_id)
+    }
+
+    /// Those that commands for a client id mean, the oldest first.
+    fn open(&self, client: &str) -> Vec<ConnectionKey> {
+        self.owners(client).iter().filter(|id| self.committed.contains_key(id)).copied().collect()
     }
 
     fn submitted_labels(&self, id: ConnectionKey) -> Labels {
@@ -151,12 +167,26 @@ impl Model {
         newest.unwrap_or_default()
     }
 
-    fn end(&mut self, registration: &Registration, cause: Cause) {
-        if self.owns(registration) {
-            let info = registration.connection().info();
-            self.owners.remove(info.client_id.as_str());
-            self.lines.push(Line::Disconnected { connection: info.connection_id, cause });
+    fn end(&mut self, client: &str, connection: ConnectionKey, cause: Cause) {
+        let Some(owners) = self.owners.get_mut(client) else { return };
+        if let Some(at) = owners.iter().position(|owner| *owner == connection) {
+            owners.remove(at);
+            self.lines.push(Line::Disconnected { connection, cause });
         }
+    }
+
+    fn end_of(&mut self, registration: &Registration, cause: Cause) {
+        let info = registration.connection().info();
+        self.end(info.client_id.as_str(), info.connection_id, cause);
+    }
+
+    /// Labels those of a client id that are open; true if there was nothing to change.
+    fn label(&mut self, open: &[ConnectionKey], labels: &Labels) -> bool {
+        let different = |id: &&ConnectionKey| self.submitted_labels(**id) != *labels;
+        let changed: Vec<_> = open.iter().filter(different).copied().collect();
+        let nothing = changed.is_empty();
+        self.lines.extend(changed.into_iter().map(|connection| Line::Labels { connection, labels: labels.clone() }));
+        nothing
     }
 
     /// Applies what was written down since the last time.
@@ -164,14 +194,14 @@ impl Model {
         for line in &self.lines[self.applied..] {
             match line {
                 Line::Connected { client, connection, .. } => {
-                    self.committed.insert(client.clone(), (*connection, Labels::NONE));
+                    self.committed.insert(*connection, (client.clone(), Labels::NONE));
                 }
-                Line::Disconnected { connection, .. } => self.committed.retain(|_, (held, _)| held != connection),
+                Line::Disconnected { connection, .. } => {
+                    self.committed.remove(connection);
+                }
                 Line::Labels { connection, labels } => {
-                    for (held, current) in self.committed.values_mut() {
-                        if held == connection {
-                            *current = labels.clone();
-                        }
+                    if let Some((_, current)) = self.committed.get_mut(connection) {
+                        *current = labels.clone();
                     }
                 }
                 Line::Message { .. } => {}
@@ -181,32 +211,40 @@ impl Model {
     }
 }
 
+/// What the policy makes of a newcomer: whom it replaces, or that it is refused.
+fn policy(duplicates: Duplicates, owners: &[ConnectionKey]) -> Result<Option<ConnectionKey>, JoinError> {
+    match (duplicates, owners) {
+        (_, []) => Ok(None),
+        (Duplicates::Replace, [owner]) => Ok(Some(*owner)),
+        (Duplicates::Replace, _) => panic!("owned twice"),
+        (Duplicates::Allow { most }, owners) if owners.len() < most => Ok(None),
+        (Duplicates::Reject | Duplicates::Allow { .. }, _) => Err(JoinError::IdInUse),
+    }
+}
+
 fn play(duplicates: Duplicates, ops: Vec<Op>) {
     let world = World::new(duplicates);
     let mut model = Model::default();
     let mut held: Vec<Registration> = Vec::new();
     let mut texts = 0u32;
     let pick = |held: &Vec<Registration>, at: usize| (!held.is_empty()).then(|| at % held.len());
+    let client_target = |client: &str| Target::Client(ClientId::named(client).expect("a good id"));
     for op in ops {
         match op {
             Op::Connect(client) => {
                 let client = format!("c{client}");
-                let incumbent = model.owners.get(&client).copied();
-                match world.join(&client) {
-                    Ok(registration) => {
+                match (world.join(&client), policy(duplicates, model.owners(&client))) {
+                    (Ok(registration), Ok(replaces)) => {
                         let connection = registration.connection().info().connection_id;
-                        if let Some(old) = incumbent {
-                            assert_eq!(duplicates, Duplicates::Replace);
-                            model.lines.push(Line::Disconnected { connection: old, cause: Cause::Replaced });
+                        if let Some(old) = replaces {
+                            model.end(&client, old, Cause::Replaced);
                         }
-                        model.owners.insert(client.clone(), connection);
-                        model.lines.push(Line::Connected { client, connection, replaces: incumbent });
+                        model.owners.entry(client.clone()).or_default().push(connection);
+                        model.lines.push(Line::Connected { client, connection, replaces });
                         held.push(registration);
                     }
-                    Err(error) => {
-                        assert_eq!((error, duplicates), (JoinError::IdInUse, Duplicates::Reject));
-                        assert!(incumbent.is_some());
-                    }
+                    (Err(error), Err(expected)) => assert_eq!(error, expected),
+                    (joined, expected) => panic!("{:?} instead of {expected:?}", joined.err()),
                 }
             }
             Op::Message(at) => {
@@ -220,22 +258,22 @@ fn play(duplicates: Duplicates, ops: Vec<Op>) {
             }
             Op::Kick(at) => {
                 let Some(at) = pick(&held, at) else { continue };
-                model.end(&held[at], Cause::Kicked);
+                model.end_of(&held[at], Cause::Kicked);
                 world.registry.end(held[at].connection(), CloseReason::Kicked(1000, "".into()));
             }
             Op::Timeout(at) => {
                 let Some(at) = pick(&held, at) else { continue };
-                model.end(&held[at], Cause::HeartbeatTimeout);
+                model.end_of(&held[at], Cause::HeartbeatTimeout);
                 held[at].end(CloseReason::HeartbeatTimeout);
             }
             Op::Drop(at) => {
                 let Some(at) = pick(&held, at) else { continue };
-                model.end(&held[at], Cause::InternalError);
+                model.end_of(&held[at], Cause::InternalError);
                 drop(held.remove(at));
             }
             Op::Panic(at) => {
                 let Some(at) = pick(&held, at) else { continue };
-                model.end(&held[at], Cause::InternalError);
+                model.end_of(&held[at], Cause::InternalError);
                 let registration = held.remove(at);
                 let panicked = catch_unwind(AssertUnwindSafe(move || {
                     let _held = registration;
@@ -243,35 +281,59 @@ fn play(duplicates: Duplicates, ops: Vec<Op>) {
                 }));
                 assert!(panicked.is_err());
             }
-            Op::Label(at, label) => {
+            Op::KickClient(client) => {
+                let client = format!("c{client}");
+                // Submitted at its first poll; nobody waits for the answer.
+                world.registry.disconnect(&client_target(&client), 1000, "", None).now_or_never();
+                for connection in model.open(&client) {
+                    model.end(&client, connection, Cause::Kicked);
+                }
+            }
+            Op::KickGeneration(at) => {
                 let Some(at) = pick(&held, at) else { continue };
                 let info = Arc::clone(held[at].connection().info());
-                let value = label.to_string();
-                let target = Target::Connection(info.connection_id);
-                // Submitted at its first poll; nobody waits for the answer.
-                let asked = world.registry.update_labels(&target, [("k", &*value)].into_iter(), [].into_iter(), None);
-                let answered = asked.now_or_never();
-                let labels = Labels::new([("k", value)]).expect("good");
-                let committed = model.committed.values().find(|(connection, _)| *connection == info.connection_id);
-                if let Some((_, committed)) = committed.filter(|_| model.owns(&held[at])) {
-                    let answered = matches!(answered, Some(Ok(_)));
-                    assert_eq!(answered, model.submitted_labels(info.connection_id) == labels && *committed == labels);
-                    if model.submitted_labels(info.connection_id) != labels {
-                        model.lines.push(Line::Labels { connection: info.connection_id, labels });
-                    }
+                let client = info.client_id.as_str();
+                let generation = Some(info.generation());
+                let answered = world.registry.disconnect(&client_target(client), 1000, "", generation).now_or_never();
+                if model.committed.contains_key(&info.connection_id) {
+                    model.end(client, info.connection_id, Cause::Kicked);
                 } else {
-                    assert!(matches!(answered, Some(Err(CommandError::NotConnected))), "not committed, or ending");
+                    // Not committed yet, or gone: nobody is there, or only others are.
+                    let newest = model.committed.iter().filter(|(_, (of, _))| of == client);
+                    match answered.expect("nothing to wait for") {
+                        Ok((ended, _)) => assert!(ended.is_empty() && newest.count() == 0),
+                        Err(error) => {
+                            assert!(matches!(error, CommandError::Generation(_)), "{error}");
+                            assert!(newest.count() > 0);
+                        }
+                    }
                 }
+            }
+            Op::Label(at, label) => {
+                let Some(at) = pick(&held, at) else { continue };
+                let id = held[at].connection().info().connection_id;
+                let open = if model.owns(&held[at]) && model.committed.contains_key(&id) { vec![id] } else { vec![] };
+                relabel(&world, &mut model, &Target::Connection(id), &open, label);
+            }
+            Op::LabelClient(client, label) => {
+                let client = format!("c{client}");
+                let open = model.open(&client);
+                relabel(&world, &mut model, &client_target(&client), &open, label);
             }
             Op::Commit => {
                 world.commit_all();
                 model.commit();
                 assert_eq!(world.fold(), model.committed);
+                for client in (0..4).map(|client| format!("c{client}")) {
+                    let oldest = world.registry.oldest_open(&ClientId::named(&client).expect("a good id"));
+                    let oldest = oldest.map(|connection| connection.info().connection_id);
+                    assert_eq!(oldest, model.open(&client).first().copied());
+                }
             }
         }
     }
     drop(held);
-    let ended: Vec<_> = model.owners.values().copied().collect();
+    let ended: Vec<_> = model.owners.values().flatten().copied().collect();
     world.commit_all();
     let records = world.records();
     let said: Vec<_> = records.iter().map(|record| line(record)).collect();
@@ -285,6 +347,22 @@ fn play(duplicates: Duplicates, ops: Vec<Op>) {
     assert!(world.fold().is_empty());
     assert!(world.log.budget().is_whole(), "a slot leaked");
     generations_fence(&records);
+}
+
+/// Labels what a target names, of which `open` are there and not ending.
+fn relabel(world: &World, model: &mut Model, target: &Target, open: &[ConnectionKey], label: u8) {
+    let value = label.to_string();
+    // Submitted at its first poll; nobody waits for the answer.
+    let asked = world.registry.update_labels(target, [("k", &*value)].into_iter(), [].into_iter(), None);
+    let answered = asked.now_or_never();
+    if open.is_empty() {
+        assert!(matches!(answered, Some(Err(CommandError::NotConnected))), "not committed, or ending");
+        return;
+    }
+    let labels = Labels::new([("k", value)]).expect("good");
+    let shown = open.iter().all(|id| model.committed[id].1 == labels);
+    let nothing = model.label(open, &labels);
+    assert_eq!(matches!(answered, Some(Ok(_))), nothing && shown);
 }
 
 /// Within a client id later connections have greater generations, and every event names the generation of its own connection.
@@ -309,8 +387,9 @@ proptest! {
     fn the_log_tells_what_happened_and_the_fold_equals_it(ops in proptest::collection::vec(op(), 0..120)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime");
         let _inside = runtime.enter();
-        play(Duplicates::Replace, ops.clone());
-        play(Duplicates::Reject, ops);
+        for duplicates in [Duplicates::Replace, Duplicates::Reject, Duplicates::Allow { most: 3 }] {
+            play(duplicates, ops.clone());
+        }
     }
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::fold::{Index, Member};
 use super::{Connection, Held, Registry, SHARDS, Shard, shard_of, signal};
-use crate::event::{ConnectionInfo, Liveness, Stats};
+use crate::event::{ConnectionInfo, Generation, Liveness, Stats};
 use crate::heartbeat::Cadence;
 use crate::ids::{ClientId, ConnectionId};
 use crate::labels::Labels;
@@ -18,6 +18,16 @@ pub enum Target {
     Client(ClientId),
     /// One connection.
     Connection(ConnectionId),
+}
+
+/// None of the connections that a target names has the generation asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the connection's generation is {actual}, not {expected}")]
+pub struct OtherGeneration {
+    /// The one asked for.
+    pub expected: Generation,
+    /// The newest that is there.
+    pub actual: Generation,
 }
 
 /// One connection as the fold has it.
@@ -89,25 +99,48 @@ impl Registry {
         }
     }
 
-    /// The connections that a target names, and the offset at which that is exact.
+    /// The connections that a target names, the oldest first, and the offset at which that is exact.
     #[must_use]
     pub fn get(&self, target: &Target) -> (Vec<ConnectionView>, Offset) {
         let shard = self.lock_target(target);
-        (Self::members(&shard, target).map(|member| self.view(member)).collect(), self.exact_at(&shard))
+        let mut views: Vec<_> = Self::members(&shard, target).map(|member| self.view(member)).collect();
+        views.sort_unstable_by_key(|view| view.info.generation());
+        (views, self.exact_at(&shard))
     }
 
-    /// The connections of this node that a target names and that are not ending.
+    /// The connections of this node that a target names and that are not ending, the oldest first.
     #[must_use]
     pub fn open(&self, target: &Target) -> Vec<Arc<Connection>> {
-        let shard = self.lock_target(target);
-        Self::open_in(&shard, target).collect()
+        Self::open_in(&self.lock_target(target), target)
     }
 
-    pub(super) fn open_in<'a>(shard: &'a Shard, target: &'a Target) -> impl Iterator<Item = Arc<Connection>> + 'a {
-        Self::members(shard, target)
+    /// The same, and with a generation only the connection that has it. Nobody there is no error.
+    ///
+    /// # Errors
+    /// [`OtherGeneration`] if there are connections and none of them has it.
+    pub fn open_of(
+        &self,
+        target: &Target,
+        if_generation: Option<Generation>,
+    ) -> Result<Vec<Arc<Connection>>, OtherGeneration> {
+        only(self.open(target), if_generation)
+    }
+
+    /// The connection that a client id has had longest, of those of this node that are not ending. While it stays, every call answers the
+    /// same one, however many come and go beside it.
+    #[must_use]
+    pub fn oldest_open(&self, client_id: &ClientId) -> Option<Arc<Connection>> {
+        self.lock_client(client_id.as_str()).oldest_open(client_id).cloned()
+    }
+
+    pub(super) fn open_in(shard: &Shard, target: &Target) -> Vec<Arc<Connection>> {
+        let mut open: Vec<_> = Self::members(shard, target)
             .filter_map(|member| member.held.as_ref())
             .filter(|local| !local.connection.has(signal::SEALED))
             .map(|local| Arc::clone(&local.connection))
+            .collect();
+        open.sort_unstable_by_key(|connection| connection.info().generation());
+        open
     }
 
     pub(super) fn with_target<T>(&self, target: &Target, look: impl FnOnce(&mut Shard) -> T) -> T {
@@ -178,4 +211,19 @@ impl Registry {
         reading.oldest_event_seconds =
             bounds.oldest_time.map_or(0.0, |time| (self.clock.wall_nanos() - time).max(0) as f64 / 1e9);
     }
+}
+
+/// Of connections in the order of their generations, those that a call with `if_generation` means.
+pub(super) fn only(
+    mut connections: Vec<Arc<Connection>>,
+    if_generation: Option<Generation>,
+) -> Result<Vec<Arc<Connection>>, OtherGeneration> {
+    if let (Some(expected), Some(newest)) = (if_generation, connections.last()) {
+        let actual = newest.info().generation();
+        connections.retain(|connection| connection.info().generation() == expected);
+        if connections.is_empty() {
+            return Err(OtherGeneration { expected, actual });
+        }
+    }
+    Ok(connections)
 }

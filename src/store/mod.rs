@@ -15,7 +15,8 @@ use tokio::time::timeout;
 
 use database::Database;
 pub use redb::{
-    ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
+    ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition, TableError,
+    WriteTransaction,
 };
 
 /// Writes that may wait for the thread. When it is full a writer waits, up to [`DEADLINE`].

@@ -20,10 +20,6 @@ NODE = "heartwire.v1.NodeService"
 ALICE = {"client_id": "alice"}
 # Calls, with a request each, that this release answers with UNIMPLEMENTED.
 NOT_IMPLEMENTED: list[tuple[str, dict[str, Any]]] = [
-    (f"{EVENTS}/Acknowledge", {"consumer": "c", "cursor": "x"}),
-    (f"{EVENTS}/ListConsumers", {}),
-    (f"{EVENTS}/DeleteConsumer", {"consumer": "c"}),
-    (f"{EVENTS}/Subscribe", {"consumer": "c"}),
     (f"{EVENTS}/Subscribe", {"scope": "SCOPE_CLUSTER"}),
     (f"{MESSAGES}/Send", {"target": ALICE, "text": "hi", "ttl": "60s"}),
     (f"{MESSAGES}/Send", {"target": ALICE, "text": "hi", "message_id": "m"}),
@@ -183,6 +179,17 @@ def _events(report: Report, grpcurl: Grpcurl, server: Server) -> None:
             kind for event in events for kind in ("connected", "labelsChanged", "heartbeatChanged") if kind in event
         ]
         equal(kinds, ["connected", "labelsChanged", "heartbeatChanged"], "the kinds")
+    with report.check("grpcurl Subscribe with a consumer, Acknowledge, ListConsumers and DeleteConsumer"):
+        named = {"consumer": "c", "beginning": {}}
+        cursor = grpcurl.stream(f"{EVENTS}/Subscribe", named, max_time=1.5)[-1]["cursor"]
+        kept = grpcurl.call(f"{EVENTS}/Acknowledge", {"consumer": "c", "cursor": cursor})
+        equal(kept, {"cursor": cursor}, "the kept position")
+        again = grpcurl.stream(f"{EVENTS}/Subscribe", named, max_time=1.5)
+        equal(again[0], {"cursor": cursor}, "where it goes on")
+        (listed,) = grpcurl.call(f"{EVENTS}/ListConsumers")["consumers"]
+        equal((listed["name"], listed["cursor"]), ("c", cursor), "the consumer listed")
+        grpcurl.call(f"{EVENTS}/DeleteConsumer", {"consumer": "c"})
+        _reason(grpcurl.error(f"{EVENTS}/DeleteConsumer", {"consumer": "c"}), "CONSUMER_NOT_FOUND")
 
 
 def _errors(report: Report, grpcurl: Grpcurl) -> None:

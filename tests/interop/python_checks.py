@@ -281,7 +281,6 @@ def _errors(report: Report, backend: Backend) -> None:
     nobody = _target("nobody")
     connections, messages, events = backend.connections, backend.messages, backend.events
     not_found, invalid = grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT
-    unimplemented = grpc.StatusCode.UNIMPLEMENTED
     fails(
         "Send to nobody",
         messages.Send,
@@ -310,10 +309,11 @@ def _errors(report: Report, backend: Backend) -> None:
         large = events_pb2.SubscribeRequest(filter=events_pb2.EventFilter(client_id_prefix="x" * (5 << 20)))
         equal(events.Subscribe(large, timeout=CALL_TIMEOUT).code(), grpc.StatusCode.RESOURCE_EXHAUSTED, "the code")
     acknowledge = events_pb2.AcknowledgeRequest(consumer="c", cursor="x")
-    fails("Acknowledge", events.Acknowledge, acknowledge, unimplemented, "NOT_IMPLEMENTED")
-    fails("ListConsumers", events.ListConsumers, events_pb2.ListConsumersRequest(), unimplemented, "NOT_IMPLEMENTED")
+    fails("Acknowledge", events.Acknowledge, acknowledge, invalid, "CURSOR_INVALID")
+    listing = events_pb2.ListConsumersRequest(page_token="nonsense")
+    fails("ListConsumers", events.ListConsumers, listing, invalid, "PAGE_TOKEN_INVALID")
     delete = events_pb2.DeleteConsumerRequest(consumer="c")
-    fails("DeleteConsumer", events.DeleteConsumer, delete, unimplemented, "NOT_IMPLEMENTED")
+    fails("DeleteConsumer", events.DeleteConsumer, delete, not_found, "CONSUMER_NOT_FOUND")
 
 
 def _drain(report: Report, server: Server, backend: Backend) -> None:

@@ -121,7 +121,7 @@ timeout = \"20s\"
 server = \"pong\"
 
 [identity]
-duplicates = \"allow\"
+duplicates = \"both\"
 ";
     let env =
         [("HEARTWIRE_GRPC__INSECURE", "yes"), ("HEARTWIRE_WS_LISTEN", "x"), ("HEARTWIRE_WS__MAX_MESSAGE", "4MiB")];
@@ -137,8 +137,8 @@ duplicates = \"allow\"
             "wss: unknown section, did you mean `[ws]`? (file, line 6, column 2)",
             "heartbeat.server: unknown value `pong`, expected one of `auto`, `ping`, `text`, `both`, `off` (file, line \
              11, column 1)",
-            "identity.duplicates: `allow`, several connections of one client id, is not in this release; expected \
-             `replace` or `reject` (file, line 14, column 1)",
+            "identity.duplicates: unknown value `both`, expected one of `replace`, `reject`, `allow` (file, line 14, \
+             column 1)",
             "grpc.insecure: \"yes\" is neither true nor false (environment variable HEARTWIRE_GRPC__INSECURE)",
             "environment variable HEARTWIRE_WS_LISTEN: unknown, did you mean HEARTWIRE_WS__LISTEN?",
             "ws.max_handshakes: -1 is negative, expected 0 or more (command-line flag)",

@@ -13,6 +13,7 @@ mod rates;
 mod reliable;
 mod resume;
 mod scripts;
+mod several;
 mod stalled_log;
 mod torn_writes;
 mod violations;
@@ -269,17 +270,25 @@ impl World {
         let places: Vec<_> = (0..PLACES).map(|_| self.admissions.admit([127, 0, 0, 1].into()).ok()).collect();
         assert!(places.iter().all(Option::is_some), "every place is free");
         let mut open: HashMap<ConnectionId, bool> = HashMap::new();
-        let mut owners: HashMap<ClientId, ConnectionId> = HashMap::new();
+        let mut owners: HashMap<ClientId, Vec<ConnectionId>> = HashMap::new();
+        let most = match self.registry.settings().duplicates {
+            Duplicates::Allow { most } => most,
+            Duplicates::Replace | Duplicates::Reject => 1,
+        };
         for record in self.records() {
             let ConnectionInfo { connection_id: id, client_id, .. } = &*record.event.connection;
             match record.event.kind {
                 EventKind::Connected(_) => {
                     assert_eq!(open.insert(*id, true), None, "connected once");
-                    assert_eq!(owners.insert(client_id.clone(), *id), None, "one owner");
+                    let owners = owners.entry(client_id.clone()).or_default();
+                    owners.push(*id);
+                    assert!(owners.len() <= most, "too many owners");
                 }
                 EventKind::Disconnected(_) => {
                     assert_eq!(open.insert(*id, false), Some(true), "ended once");
-                    assert_eq!(owners.remove(client_id), Some(*id), "by its owner");
+                    let owners = owners.get_mut(client_id).expect("an owner");
+                    let at = owners.iter().position(|owner| owner == id);
+                    owners.remove(at.expect("by its owner"));
                 }
                 _ => assert_eq!(open.get(id), Some(&true), "nothing before the beginning or after the end"),
             }

@@ -111,6 +111,60 @@ async fn under_churn_the_pages_and_the_events_after_their_cursor_lead_to_the_tru
     drop(held);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_a_client_may_have_several_connections_the_pages_and_the_events_lead_to_the_truth_by_connection() {
+    let duplicates = Duplicates::Allow { most: 5 };
+    let rig = Arc::new(Rig::with(Options { duplicates, ..Options::default() }).await);
+    let mut held: Vec<_> = Vec::new();
+    for i in 0..300 {
+        held.push(rig.join(&format!("c{}", i / 3)).await);
+    }
+    let churning = tokio::spawn({
+        let rig = Arc::clone(&rig);
+        async move {
+            let mut random = fastrand::Rng::with_seed(7);
+            for _ in 0..1_500 {
+                let one = random.usize(..held.len());
+                // Left before the next comes, so that at the limit there is a place.
+                let left = held.swap_remove(one).connection().info().client_id.as_str().to_owned();
+                held.push(rig.join(&left).await);
+            }
+            held
+        }
+    });
+    let mut request = pb::ListConnectionsRequest { page_size: 10, ..Default::default() };
+    // Two fields name a connection, and so does its id.
+    let mut known: BTreeMap<(String, i64), String> = BTreeMap::new();
+    let cursor = loop {
+        let page = page(&rig, request).await.expect("a page");
+        known.extend(page.connections.into_iter().map(|one| ((one.client_id, one.generation), one.connection_id)));
+        if page.next_page_token.is_empty() {
+            break page.cursor;
+        }
+        request = pb::ListConnectionsRequest { page_size: 10, ..with_token(page.next_page_token) };
+    };
+    let held = churning.await.expect("no panic");
+    let last = rig.join("last").await.connection().info().generation();
+    eventually("the last has left", || rig.head() > last).await;
+    let mut stream = rig.stream(Start::Cursor(cursor), None).await;
+    for event in stream.until(&rig.cursor(rig.head())).await {
+        match event.kind {
+            Some(Kind::Connected(connected)) => {
+                assert_eq!(connected.replaces_generation, 0);
+                known.insert((event.client_id, event.generation), event.connection_id);
+            }
+            Some(Kind::Disconnected(_)) => {
+                known.remove(&(event.client_id, event.generation));
+            }
+            _ => {}
+        }
+    }
+    let now = rig.listed().await.into_iter().map(|one| ((one.client_id, one.generation), one.connection_id)).collect();
+    assert_eq!(known, now);
+    assert_eq!(known.len(), 300);
+    drop(held);
+}
+
 #[tokio::test]
 async fn a_page_token_that_does_not_belong_is_refused() {
     let rig = Rig::start().await;

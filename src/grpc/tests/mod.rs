@@ -2,6 +2,7 @@
 
 mod batches;
 mod connections;
+mod consumers;
 mod filters;
 mod listing;
 mod nodes;
@@ -42,7 +43,7 @@ use crate::pb::message_service_client::MessageServiceClient;
 use crate::pb::node_service_client::NodeServiceClient;
 use crate::pb::subscribe_request::Start;
 use crate::position::Offset;
-use crate::registry::{Duplicates, Newcomer, Registration, Registry, Settings};
+use crate::registry::{Duplicates, JoinError, Newcomer, Registration, Registry, Settings};
 use crate::shutdown::Closing;
 use crate::store::Store;
 
@@ -52,9 +53,14 @@ struct Options {
     log_bytes: usize,
     outbox: OutboxLimits,
     cadence: Cadence,
+    duplicates: Duplicates,
     limits: Limits,
     /// Whether what is submitted is committed; otherwise the test does it.
     commits: bool,
+    /// What outlives the node; otherwise one that does not.
+    store: Option<Store>,
+    /// The log of another rig, as a journal is that of the run before.
+    log: Option<Arc<MemoryLog>>,
 }
 
 impl Default for Options {
@@ -63,8 +69,11 @@ impl Default for Options {
             log_bytes: 64 << 20,
             outbox: OutboxLimits { frames: 16, bytes: 64 << 10 },
             cadence: Cadence { interval: 30_000, timeout: 60_000 },
+            duplicates: Duplicates::Replace,
             limits: Limits { max_subscribers: 100, max_snapshots: 16 },
             commits: true,
+            store: None,
+            log: None,
         }
     }
 }
@@ -128,12 +137,13 @@ impl Rig {
     fn parts(options: Options) -> (Self, tonic::service::Routes) {
         let (clock, metrics) = (Clock::default(), Arc::new(Metrics::default()));
         let retention = Retention { max_bytes: options.log_bytes, max_age: None };
-        let log = Arc::new(MemoryLog::new(retention, clock.clone(), Arc::clone(&metrics)));
+        let new_log = || Arc::new(MemoryLog::new(retention, clock.clone(), Arc::clone(&metrics)));
+        let log = options.log.unwrap_or_else(new_log);
         let settings = Settings {
             node_id: "test-node".into(),
             cadence: options.cadence,
             quiet: true,
-            duplicates: Duplicates::Replace,
+            duplicates: options.duplicates,
             takeovers_per_minute: 0,
             outbox: options.outbox,
         };
@@ -147,7 +157,7 @@ impl Rig {
         let services = Services::new(Deps {
             registry: Arc::clone(&registry),
             dispatch: Dispatch::new(Arc::clone(&registry), Arc::clone(&metrics)),
-            store: Store::in_memory().expect("a store"),
+            store: options.store.unwrap_or_else(|| Store::in_memory().expect("a store")),
             metrics: Arc::clone(&metrics),
             drain: Arc::clone(&drain),
             closing: closing.clone(),
@@ -187,9 +197,13 @@ impl Rig {
     }
 
     async fn join(&self, client: &str) -> Registration {
+        self.try_join(client).await.expect("joined")
+    }
+
+    async fn try_join(&self, client: &str) -> Result<Registration, JoinError> {
         let client_id = (!client.is_empty()).then(|| ClientId::named(client).expect("an id"));
         let remote_address = Some("192.0.2.1:4000".parse().expect("an address"));
-        self.registry.join(Newcomer { client_id, remote_address, subprotocol: "" }).await.expect("joined")
+        self.registry.join(Newcomer { client_id, remote_address, subprotocol: "" }).await
     }
 
     fn head(&self) -> Offset {

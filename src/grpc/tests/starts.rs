@@ -121,26 +121,12 @@ async fn a_live_stream_that_retention_overtakes_ends_and_says_so() {
 #[tokio::test]
 async fn what_is_not_built_is_unimplemented_and_named() {
     let rig = Rig::start().await;
-    let requests = [
-        ("consumer", pb::SubscribeRequest { consumer: "a".into(), ..Default::default() }),
-        ("reset_consumer", pb::SubscribeRequest { reset_consumer: true, ..Default::default() }),
-        ("SCOPE_CLUSTER", pb::SubscribeRequest { scope: pb::Scope::Cluster.into(), ..Default::default() }),
-    ];
-    for (named, request) in requests {
-        let error = rig.subscribe(request).await.err().expect("refused");
-        assert_error(&error, Code::Unimplemented, "NOT_IMPLEMENTED");
-        assert!(error.message().contains(named), "{error:?}");
-    }
     let scope = |scope| rig.subscribe(pb::SubscribeRequest { scope, ..Default::default() });
+    let error = scope(pb::Scope::Cluster.into()).await.err().expect("refused");
+    assert_error(&error, Code::Unimplemented, "NOT_IMPLEMENTED");
+    assert!(error.message().contains("SCOPE_CLUSTER"), "{error:?}");
     assert!(scope(pb::Scope::Node.into()).await.is_ok());
     assert_field(&scope(99).await.err().expect("refused"), "scope");
-    let mut events = rig.events();
-    let acknowledge = events.acknowledge(pb::AcknowledgeRequest::default()).await.expect_err("refused");
-    let list = events.list_consumers(pb::ListConsumersRequest::default()).await.expect_err("refused");
-    let delete = events.delete_consumer(pb::DeleteConsumerRequest::default()).await.expect_err("refused");
-    for error in [acknowledge, list, delete] {
-        assert_error(&error, Code::Unimplemented, "NOT_IMPLEMENTED");
-    }
 }
 
 #[tokio::test]

@@ -1,0 +1,170 @@
+//! Which streams use which consumer, in memory: the newest owns it, and who owned it before is told.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::watch;
+
+use super::name::ConsumerName;
+
+/// Why a stream may no longer use its consumer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// A newer stream has it.
+    TakenOver,
+    /// It was deleted.
+    Deleted,
+}
+
+/// The streams by the consumer that they use. Bounded by the number of streams.
+#[derive(Debug, Default)]
+pub(super) struct Attached {
+    uses: Mutex<HashMap<ConsumerName, Vec<Use>>>,
+}
+
+#[derive(Debug)]
+struct Use {
+    /// Tells the uses of one consumer apart.
+    number: u64,
+    /// Whether the stream has begun; before that it has ended no other.
+    owns: bool,
+    ended: watch::Sender<Option<Ended>>,
+}
+
+/// A stream's use of a consumer; dropping it ends the use.
+#[derive(Debug)]
+pub struct Attachment {
+    attached: Arc<Attached>,
+    name: ConsumerName,
+    number: u64,
+    ended: watch::Receiver<Option<Ended>>,
+}
+
+impl Attached {
+    fn uses(&self) -> MutexGuard<'_, HashMap<ConsumerName, Vec<Use>>> {
+        self.uses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A stream is about to begin. From here on it hears of a deletion, and the consumer counts as used; it takes nothing from anyone yet, since its
+    /// beginning may fail.
+    pub(super) fn enter(self: &Arc<Self>, name: &ConsumerName) -> Attachment {
+        let (sender, ended) = watch::channel(None);
+        let mut uses = self.uses();
+        let uses = uses.entry(name.clone()).or_default();
+        let number = uses.last().map_or(0, |newest| newest.number + 1);
+        uses.push(Use { number, owns: false, ended: sender });
+        Attachment { attached: Arc::clone(self), name: name.clone(), number, ended }
+    }
+
+    /// Ends every use of a consumer that was deleted.
+    pub(super) fn delete(&self, name: &ConsumerName) {
+        for one in self.uses().get(name).into_iter().flatten() {
+            end(one, Ended::Deleted);
+        }
+    }
+
+    /// Whether a stream has a consumer.
+    pub(super) fn is_owned(&self, name: &ConsumerName) -> bool {
+        self.uses().get(name).is_some_and(|uses| uses.iter().any(|one| one.owns))
+    }
+
+    /// The consumers that are used, or about to be.
+    pub(super) fn names(&self) -> Vec<ConsumerName> {
+        self.uses().keys().cloned().collect()
+    }
+}
+
+/// The first reason stays.
+fn end(one: &Use, why: Ended) {
+    one.ended.send_if_modified(|ended| {
+        let first = ended.is_none();
+        ended.get_or_insert(why);
+        first
+    });
+}
+
+impl Attachment {
+    /// The stream has begun: it owns the consumer, and whoever did is told.
+    pub fn take_over(&self) {
+        let mut uses = self.attached.uses();
+        for one in uses.get_mut(&self.name).into_iter().flatten() {
+            if one.number == self.number {
+                one.owns = true;
+            } else if std::mem::take(&mut one.owns) {
+                end(one, Ended::TakenOver);
+            }
+        }
+    }
+
+    /// Why the stream has to end, if it has to.
+    #[must_use]
+    pub fn ended(&self) -> Option<Ended> {
+        *self.ended.borrow()
+    }
+
+    /// Waits until the stream has to end.
+    pub async fn wait_ended(&mut self) {
+        // Its sender lives as long as this.
+        let _ = self.ended.wait_for(Option::is_some).await;
+    }
+}
+
+impl Drop for Attachment {
+    fn drop(&mut self) {
+        let mut all = self.attached.uses();
+        if let Some(uses) = all.get_mut(&self.name) {
+            uses.retain(|one| one.number != self.number);
+            if uses.is_empty() {
+                all.remove(&self.name);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name(name: &str) -> ConsumerName {
+        ConsumerName::new(name).expect("a good name")
+    }
+
+    #[test]
+    fn the_newest_that_has_begun_owns_it_and_the_one_before_is_told_at_once() {
+        let attached = Arc::new(Attached::default());
+        let first = attached.enter(&name("a"));
+        assert!(!attached.is_owned(&name("a")));
+        first.take_over();
+        let other = attached.enter(&name("b"));
+        other.take_over();
+        let second = attached.enter(&name("a"));
+        assert_eq!(first.ended(), None, "a stream that may not begin at all takes nothing");
+        second.take_over();
+        assert_eq!((first.ended(), second.ended(), other.ended()), (Some(Ended::TakenOver), None, None));
+        drop(second);
+        assert!(!attached.is_owned(&name("a")), "the older does not get it back");
+        drop(first);
+        assert_eq!(attached.names(), [name("b")]);
+    }
+
+    #[test]
+    fn a_deletion_ends_also_those_that_are_about_to_begin() {
+        let attached = Arc::new(Attached::default());
+        let (owner, entering) = (attached.enter(&name("a")), attached.enter(&name("a")));
+        owner.take_over();
+        attached.delete(&name("a"));
+        assert_eq!((owner.ended(), entering.ended()), (Some(Ended::Deleted), Some(Ended::Deleted)));
+        let later = attached.enter(&name("a"));
+        later.take_over();
+        assert_eq!((owner.ended(), later.ended()), (Some(Ended::Deleted), None), "the first reason stays");
+    }
+
+    #[tokio::test]
+    async fn waiting_for_the_end_sees_one_that_came_before() {
+        let attached = Arc::new(Attached::default());
+        let mut first = attached.enter(&name("a"));
+        attached.delete(&name("a"));
+        first.wait_ended().await;
+        assert_eq!(first.ended(), Some(Ended::Deleted));
+    }
+}
