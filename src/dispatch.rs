@@ -185,7 +185,8 @@ impl Dispatch {
     pub async fn settle(&self, accepted: Accepted, timeout: Duration) -> Result<Vec<Delivery>, SendError> {
         let until = Instant::now() + timeout;
         // All at once, so that the time of each is its own.
-        let settled = accepted.deliveries.into_iter().map(|(delivery, receipts)| self.receive(delivery, receipts, until));
+        let settled =
+            accepted.deliveries.into_iter().map(|(delivery, receipts)| self.receive(delivery, receipts, until));
         let deliveries = join_all(settled).await;
         let got_nothing = |failure| matches!(failure, Failure::NotConnected | Failure::OutboxFull | Failure::Expired);
         let nobody = deliveries.iter().all(|delivery| delivery.failure.is_some_and(got_nothing));

@@ -14,5 +14,6 @@ mod limits;
 mod liveness;
 mod plain_protocol;
 mod process;
+mod reliable;
 mod shutdown;
 mod takeover;

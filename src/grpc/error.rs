@@ -57,7 +57,9 @@ pub(super) enum Error {
     EpochChanged(Ends),
     #[error("the log no longer keeps what follows the position of the consumer; take a snapshot, with reset_consumer")]
     ConsumerExpired(Ends),
-    #[error("the position of the consumer is of another epoch of the log; take a snapshot, with reset_consumer, and drop what is not in it")]
+    #[error(
+        "the position of the consumer is of another epoch of the log; take a snapshot, with reset_consumer, and drop what is not in it"
+    )]
     ConsumerEpoch(Ends),
     #[error("a newer stream has the consumer")]
     ConsumerTakenOver,

@@ -221,6 +221,8 @@ async fn a_client_that_acknowledges_nothing_has_its_outbox_fill_and_gets_the_res
     for i in 0..3 {
         assert_eq!(speaker.hears_message().await, (most + i).to_string());
     }
+    settle().await;
+    assert!(world.start.elapsed() < SECOND, "as soon as there was room");
     assert!(speaker.client.listens(SECOND).await.is_empty(), "no more than it acknowledged");
     world.send("a", "room again").expect("room");
     world.kick("a", 4000, "bye").await;

@@ -156,12 +156,14 @@ async fn a_bad_send_is_refused_with_its_field_and_nothing_is_sent() {
         SendRequest { ttl: span(1, 0), ..base() },
         SendRequest { message_id: "m".into(), ..base() },
         SendRequest { receipt: Stage::Stored.into(), ..base() },
-        SendRequest { receipt: Stage::Acked.into(), ..base() },
     ];
     for request in unbuilt {
         let error = send(&rig, request).await.expect_err("refused");
         assert_error(&error, Code::Unimplemented, "NOT_IMPLEMENTED");
     }
+    let unable = SendRequest { receipt: Stage::Acked.into(), ..base() };
+    let error = send(&rig, unable).await.expect_err("refused");
+    assert_error(&error, Code::FailedPrecondition, "ACK_UNSUPPORTED");
     assert!(write_out(&alice).is_empty());
     let most = SendRequest { payload: Some(Payload::Binary(vec![0; big].into())), ..base() };
     assert!(send(&rig, most).await.is_ok());
