@@ -23,7 +23,6 @@ NOT_IMPLEMENTED: list[tuple[str, dict[str, Any]]] = [
     (f"{EVENTS}/Subscribe", {"scope": "SCOPE_CLUSTER"}),
     (f"{MESSAGES}/Send", {"target": ALICE, "text": "hi", "ttl": "60s"}),
     (f"{MESSAGES}/Send", {"target": ALICE, "text": "hi", "message_id": "m"}),
-    (f"{MESSAGES}/Send", {"target": ALICE, "text": "hi", "receipt": "STAGE_ACKED"}),
 ]
 
 

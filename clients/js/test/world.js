@@ -98,8 +98,10 @@ export async function startNetwork(target) {
       one.on("data", (bytes) => dark || pair.dark || other.write(bytes));
       one.on("error", () => {});
       one.on("close", () => {
+        // Of a silent pair neither end learns of the other's.
+        if (pair.dark) return;
         pairs.delete(pair);
-        if (!pair.dark) other.destroy();
+        other.destroy();
       });
     }
   });
@@ -110,6 +112,7 @@ export async function startNetwork(target) {
     /** Every socket ends, with no Close. */
     cut() {
       for (const pair of pairs) pair.forEach((socket) => socket.destroy());
+      pairs.clear();
     },
     /** The present sockets carry nothing any more, and do not end; new ones are well. */
     goSilent() {
@@ -117,7 +120,6 @@ export async function startNetwork(target) {
     },
     async stop() {
       this.cut();
-      for (const pair of pairs) pair.forEach((socket) => socket.destroy());
       server.close();
     },
   };
