@@ -66,12 +66,15 @@ pub enum Handshake {
     TooManyFromAddress,
     /// The node is draining: 503.
     Draining,
+    /// The log cannot take newcomers: 503.
+    LogFailing,
     /// Not finished in time.
     TimedOut,
 }
 
 impl Handshake {
-    const ALL: [(Self, &'static str); 9] = [
+    const ALL: [(Self, &'static str); 10] = [
+        (Self::LogFailing, "log_failing"),
         (Self::Draining, "draining"),
         (Self::Upgraded, "upgraded"),
         (Self::BadRequest, "bad_request"),
@@ -229,6 +232,8 @@ pub struct Reading {
     pub log_events: i64,
     /// Bytes kept.
     pub log_bytes: i64,
+    /// Whether the log commits: 1, or 0 while it fails.
+    pub log_healthy: i64,
     /// Age of the oldest event kept, in seconds.
     pub oldest_event_seconds: f64,
     /// Open `Subscribe` streams.
@@ -253,6 +258,12 @@ metrics! {
     events: CounterPer<KindTag>,
     /// From submitting an event to its being visible to readers, in seconds.
     commit_seconds: Histogram,
+    /// Syncs of the journal's files.
+    journal_syncs: Counter,
+    /// How long such a sync takes, in seconds.
+    journal_sync_seconds: Histogram,
+    /// Failures to write, to sync or to set space aside.
+    journal_failures: Counter,
     /// Connections ended, by cause.
     disconnects: CounterPer<Cause>,
     /// Handshakes, by outcome.
@@ -289,6 +300,7 @@ struct ReadingGauges {
     outbox_bytes: Gauge,
     log_events: Gauge,
     log_bytes: Gauge,
+    log_healthy: Gauge,
     oldest_event: Gauge<f64, std::sync::atomic::AtomicU64>,
     subscribers: Gauge,
     subscriber_lag: Gauge,
@@ -316,9 +328,23 @@ impl Default for Metrics {
             Unit::Seconds,
             commit_seconds.clone(),
         );
+        let journal_sync_seconds = Histogram::new(exponential_buckets(0.000_05, 2.0, 18));
+        r.register_with_unit(
+            "journal_sync",
+            "Syncs of the log's files, with a data directory",
+            Unit::Seconds,
+            journal_sync_seconds.clone(),
+        );
         Self {
             events: CounterPer::register(r, "events", "Events committed, by kind", "kind", &kinds),
             commit_seconds,
+            journal_syncs: counter(r, "journal_syncs", "Syncs of the log's files, with a data directory"),
+            journal_sync_seconds,
+            journal_failures: counter(
+                r,
+                "journal_failures",
+                "Failures to write or sync the log's files, or to set space aside for them; each is tried again",
+            ),
             disconnects: CounterPer::register(r, "disconnects", "Connections ended, by cause", "cause", &causes),
             handshakes: CounterPer::register(
                 r,
@@ -385,6 +411,7 @@ impl ReadingGauges {
             outbox_bytes: Gauge::default(),
             log_events: Gauge::default(),
             log_bytes: Gauge::default(),
+            log_healthy: Gauge::default(),
             oldest_event: Gauge::default(),
             subscribers: Gauge::default(),
             subscriber_lag: Gauge::default(),
@@ -402,6 +429,11 @@ impl ReadingGauges {
         );
         registry.register("log_events", "Events kept in the log", gauges.log_events.clone());
         registry.register("log_bytes", "Bytes that the log keeps", gauges.log_bytes.clone());
+        registry.register(
+            "log_healthy",
+            "1 while the log commits, 0 while it cannot and newcomers are refused",
+            gauges.log_healthy.clone(),
+        );
         registry.register("log_oldest_event_age_seconds", "Age of the oldest event kept", gauges.oldest_event.clone());
         registry.register("subscribers", "Open Subscribe streams", gauges.subscribers.clone());
         registry.register(
@@ -426,6 +458,7 @@ impl Metrics {
         g.outbox_bytes.set(reading.outbox_bytes);
         g.log_events.set(reading.log_events);
         g.log_bytes.set(reading.log_bytes);
+        g.log_healthy.set(reading.log_healthy);
         g.oldest_event.set(reading.oldest_event_seconds);
         g.subscribers.set(reading.subscribers);
         g.subscriber_lag.set(reading.subscriber_lag);

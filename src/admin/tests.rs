@@ -15,6 +15,7 @@ struct Server {
     address: SocketAddr,
     metrics: Arc<Metrics>,
     readiness: watch::Sender<Readiness>,
+    health: watch::Sender<LogHealth>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -24,6 +25,7 @@ impl Server {
         Self::reading(|| Reading {
             alive: 3,
             suspect: 1,
+            log_healthy: 1,
             oldest_event_seconds: 12.5,
             outbox_frames: 7,
             outbox_bytes: 70,
@@ -40,9 +42,10 @@ impl Server {
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let (readiness, ready) = watch::channel(Readiness::Starting);
         let metrics = Arc::new(Metrics::default());
-        let state = AdminState { metrics: Arc::clone(&metrics), reading: Arc::new(reading), readiness: ready };
+        let (health, log) = watch::channel(LogHealth::Committing);
+        let state = AdminState { metrics: Arc::clone(&metrics), reading: Arc::new(reading), readiness: ready, log };
         let task = tokio::spawn(serve(listener, state, stop.clone()));
-        Self { address, metrics, readiness, stop, task }
+        Self { address, metrics, readiness, health, stop, task }
     }
 
     async fn connect(&self) -> TcpStream {

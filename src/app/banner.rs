@@ -16,11 +16,18 @@ pub(super) fn banner(config: &Config, addresses: &Addresses, max_connections: us
     line(format_args!("  clients    ws://{}", addresses.ws));
     line(format_args!("  backends   gRPC on {}, no TLS and no tokens", addresses.grpc));
     line(format_args!("  admin      http://{}/  (livez, readyz, metrics)", addresses.admin));
-    line(format_args!(
-        "  log        in memory, the newest {}{}; it ends with the process, and the next run is a new epoch",
+    let newest = format!(
+        "the newest {}{}",
         config.log.max_bytes,
         config.log.max_age.map_or_else(String::new, |age| format!(" or {}", humantime::format_duration(age)))
-    ));
+    );
+    if config.log.data_dir.as_os_str().is_empty() {
+        line(format_args!(
+            "  log        in memory, {newest}; it ends with the process, and the next run is a new epoch"
+        ));
+    } else {
+        line(format_args!("  log        in {}, {newest}; it outlives the process", config.log.data_dir.display()));
+    }
     let unnamed = match config.identity.anonymous {
         AnonymousPolicy::Assign => "one that does not gets an id that begins with ~",
         AnonymousPolicy::Reject => "one that does not is refused",
@@ -84,6 +91,14 @@ mod tests {
         assert_eq!(tries.len(), 3);
         assert!(tries[0].contains("'ws://127.0.0.1:8181/?client_id=alice'"), "{}", tries[0]);
         assert!(tries[1..].iter().all(|line| line.contains("grpcurl -plaintext -d '")));
+    }
+
+    #[test]
+    fn a_data_directory_is_named() {
+        let mut config = Config::default();
+        config.log.data_dir = "/var/lib/heartwire".into();
+        let text = shown(&config);
+        assert!(text.contains("in /var/lib/heartwire, the newest 64MiB; it outlives the process"), "{text}");
     }
 
     #[test]

@@ -124,9 +124,8 @@ mod tests {
             ..Default::default()
         };
         let new = pb::Consumer { name: "new\x1b[2J".to_owned(), ..Default::default() };
-        let page = |consumers, token: &str| {
-            Ok(pb::ListConsumersResponse { consumers, next_page_token: token.to_owned() })
-        };
+        let page =
+            |consumers, token: &str| Ok(pb::ListConsumersResponse { consumers, next_page_token: token.to_owned() });
         [
             page(vec![pb::Consumer { attached: true, ..consumer("billing", 0, 0) }], "two"),
             page(vec![consumer("db", 17, 245), pb::Consumer { expired: true, ..consumer("lost", 1_000, 0) }, new], ""),
@@ -148,7 +147,8 @@ mod tests {
             "new\\u{1b}[2J  DETACHED  -       -",
         ];
         assert_eq!(lines, expected);
-        let tokens: Vec<_> = fake.consumer_list_requests.taken().into_iter().map(|request| request.page_token).collect();
+        let tokens: Vec<_> =
+            fake.consumer_list_requests.taken().into_iter().map(|request| request.page_token).collect();
         assert_eq!(tokens, ["", "two"]);
     }
 
@@ -158,10 +158,8 @@ mod tests {
         fake.consumer_lists.extend(pages());
         let (outcome, text) = ran(&fake, "--json").await;
         outcome.unwrap();
-        let names: Vec<_> = text
-            .lines()
-            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["name"].clone())
-            .collect();
+        let names: Vec<_> =
+            text.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["name"].clone()).collect();
         assert_eq!(names, ["billing", "db", "lost", "new\x1b[2J"]);
     }
 

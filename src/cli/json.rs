@@ -107,7 +107,8 @@ mod tests {
 
     #[test]
     fn every_message_that_the_subcommands_print_has_its_descriptor() {
-        for name in ["Event", "Connection", "CountConnectionsResponse", "SendResponse", "BroadcastResponse", "Consumer"] {
+        for name in ["Event", "Connection", "CountConnectionsResponse", "SendResponse", "BroadcastResponse", "Consumer"]
+        {
             assert!(to_json(name, &pb::NowStart {}).is_ok(), "{name}");
         }
         assert!(to_json("DisconnectResponse", &pb::NowStart {}).is_ok());

@@ -179,13 +179,18 @@ pub struct LogConfig {
     /// Directory for the log and for what else must outlive the process; "" = none, everything is kept in memory and
     /// a restart begins a new epoch. It is made if it is not there, and only one process can have it. Default "".
     pub data_dir: PathBuf,
-    /// Bytes of events kept, at least 1 MiB and at least `ws.max_message`; the oldest go first. Default 64 MiB: about
-    /// half a million events of 120 bytes, in the memory of a small container.
+    /// Bytes of events kept, at least 256 KiB and at least `ws.max_message`; the oldest go first. Default 64 MiB: about
+    /// half a million events of 120 bytes, in the memory of a small container; 1 GiB where `data_dir` is set.
     pub max_bytes: ByteSize,
     /// Age at which events go even when there is room, at least 1 s; `None` (unset, or "") = only `max_bytes` decides.
-    /// Default unset.
+    /// Default unset; 7 d where `data_dir` is set.
     #[serde(with = "duration::optional")]
     pub max_age: Option<Duration>,
+}
+
+impl LogConfig {
+    /// What other keys of the section are by default where `data_dir` is set.
+    pub(super) const ON_DISK: [(&str, &str); 2] = [("max_bytes", "1GiB"), ("max_age", "7d")];
 }
 
 impl Default for LogConfig {

@@ -46,7 +46,7 @@ impl Config {
         found.range("limits.outbox_frames", &limits.outbox_frames, 1..=1_000_000);
         found.range("limits.outbox_bytes", &limits.outbox_bytes, ByteSize::kib(1)..=ByteSize::mib(1024));
         found.range("limits.uncommitted_bytes", &limits.uncommitted_bytes, ByteSize(1)..=ByteSize::mib(1024));
-        found.at_least("log.max_bytes", &log.max_bytes, &ByteSize::mib(1));
+        found.at_least("log.max_bytes", &log.max_bytes, &ByteSize::kib(256));
         if let Some(age) = log.max_age.filter(|age| *age < Duration::from_secs(1)) {
             found.add("log.max_age", format!("{} is too short, expected at least 1s, or \"\"", duration::show(age)));
         }
@@ -211,7 +211,7 @@ mod tests {
         assert!(keys(|c| c.limits.outbox_bytes = ByteSize(1024)).is_empty());
         assert_eq!(keys(|c| c.limits.outbox_bytes = ByteSize(1023)), ["limits.outbox_bytes"]);
         assert_eq!(keys(|c| c.limits.uncommitted_bytes = ByteSize(0)), ["limits.uncommitted_bytes"]);
-        assert_eq!(keys(|c| c.log.max_bytes = ByteSize(1000 * 1000)), ["log.max_bytes"]);
+        assert_eq!(keys(|c| c.log.max_bytes = ByteSize(256 * 1024 - 1)), ["log.max_bytes"]);
         assert_eq!(keys(|c| c.log.max_age = Some(Duration::ZERO)), ["log.max_age"]);
         assert_eq!(keys(|c| c.grpc.max_subscribers = 0), ["grpc.max_subscribers"]);
         assert_eq!(keys(|c| c.grpc.max_snapshots = 0), ["grpc.max_snapshots"]);

@@ -48,18 +48,19 @@ pub(super) async fn identify(
             }
             Inbound::Close(close) => return Err(closed_by_client(close)),
             Inbound::Text(text) => {
-                let identified = first_text(text, settings)?;
+                let identified = first_text(text, settings.assign_ids)?;
                 if identified.speaks_text {
                     metrics.heartbeats.of(Beat::TextIn).inc();
                 }
                 return Ok(identified);
             }
-            binary @ Inbound::Binary(_) => return unnamed(Some(binary), false, settings),
+            binary @ Inbound::Binary(_) => return unnamed(Some(binary), false, settings.assign_ids),
         }
     }
 }
 
-fn first_text(text: bytes::Bytes, settings: &ConnectionSettings) -> Result<Identified, CloseReason> {
+/// What a text says as the first data frame; `assign_ids` where one that names nobody is given an id.
+pub(super) fn first_text(text: bytes::Bytes, assign_ids: bool) -> Result<Identified, CloseReason> {
     let checked = std::str::from_utf8(&text).map_err(|_| CloseReason::BadUtf8)?;
     match meaning(checked) {
         // Nothing has begun, so nothing is logged.
@@ -68,17 +69,13 @@ fn first_text(text: bytes::Bytes, settings: &ConnectionSettings) -> Result<Ident
             let id = ClientId::chosen(id).map_err(|error| CloseReason::BadIdentity(error.to_string().into()))?;
             Ok(Identified { client_id: Some(id), first: None, speaks_text: true })
         }
-        Meaning::Heartbeat(None) => unnamed(None, true, settings),
-        Meaning::Business => unnamed(Some(Inbound::Text(text)), false, settings),
+        Meaning::Heartbeat(None) => unnamed(None, true, assign_ids),
+        Meaning::Business => unnamed(Some(Inbound::Text(text)), false, assign_ids),
     }
 }
 
-fn unnamed(
-    first: Option<Inbound>,
-    speaks_text: bool,
-    settings: &ConnectionSettings,
-) -> Result<Identified, CloseReason> {
-    if settings.assign_ids {
+fn unnamed(first: Option<Inbound>, speaks_text: bool, assign_ids: bool) -> Result<Identified, CloseReason> {
+    if assign_ids {
         Ok(Identified { client_id: None, first, speaks_text })
     } else {
         Err(CloseReason::BadIdentity("the first data frame must name a client id: heartbeat:<id>".into()))

@@ -5,6 +5,9 @@ mod closer;
 mod deadline;
 mod driver;
 mod envelope;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod greet;
 mod identify;
 mod pinged;

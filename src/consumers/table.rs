@@ -4,7 +4,9 @@ use super::kept::Kept;
 use super::name::ConsumerName;
 use crate::clock::UnixNanos;
 use crate::position::{Epoch, Position};
-use crate::store::{Outcome, ReadTransaction, ReadableTable, ReadableTableMetadata as _, TableDefinition, TableError, WriteTransaction};
+use crate::store::{
+    Outcome, ReadTransaction, ReadableTable, ReadableTableMetadata as _, TableDefinition, TableError, WriteTransaction,
+};
 
 /// By name: the cursor of the kept position, empty for none, and when the consumer was used last.
 const CONSUMERS: TableDefinition<'_, &str, (&str, UnixNanos)> = TableDefinition::new("consumers");

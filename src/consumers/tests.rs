@@ -167,7 +167,8 @@ async fn sweeps_are_run_at_the_start_and_from_time_to_time() {
 async fn a_row_that_cannot_be_read_is_of_another_epoch() {
     let store = Store::in_memory().expect("a store");
     let put = store.write(|transaction| {
-        let table: crate::store::TableDefinition<'_, &str, (&str, i64)> = crate::store::TableDefinition::new("consumers");
+        let table: crate::store::TableDefinition<'_, &str, (&str, i64)> =
+            crate::store::TableDefinition::new("consumers");
         transaction.open_table(table)?.insert("a", ("damaged", 1))?;
         Ok(())
     });

@@ -9,6 +9,9 @@ mod convert;
 mod error;
 mod events;
 mod filter;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod intake;
 mod leases;
@@ -129,7 +132,7 @@ impl Services {
     #[must_use]
     pub fn new(deps: Deps) -> Self {
         let Deps { registry, dispatch, store, metrics, drain, closing, node, limits, drain_defaults } = deps;
-        let health = Health::new(drain.begun());
+        let health = Health::new(drain.begun(), registry.log().watch_health());
         let subscribers = Arc::new(Subscribers::new(limits.max_subscribers));
         let snapshots = Arc::new(leases::Leases::new(limits.max_snapshots));
         let consumers = Consumers::new(store, registry.clock().clone());
