@@ -42,7 +42,7 @@ def run_client(report: Report, binary: Path, work: Path, root: Path) -> None:
         project = work / "clients-js"
         shutil.copytree(root / "clients/js", project, ignore=shutil.ignore_patterns("node_modules"))
         _command("npm", "ci", "--silent", "--no-audit", "--no-fund", cwd=project, timeout=INSTALL_TIMEOUT)
-        environment = {"HEARTWIRE_BINARY": str(binary), "HEARTWIRE_ROOT": str(root)}
+        environment = {"TEST_BINARY": str(binary), "TEST_ROOT": str(root)}
         _command("npm", "test", "--silent", cwd=project, timeout=CLIENT_TIMEOUT, environment=environment)
 
 

@@ -13,8 +13,8 @@ import loader from "@grpc/proto-loader";
 import WebSocket from "ws";
 import { HeartwireClient } from "../heartwire.js";
 
-const ROOT = process.env.HEARTWIRE_ROOT ?? resolve(dirname(fileURLToPath(import.meta.url)), "../../..");
-const BINARY = process.env.HEARTWIRE_BINARY ?? join(ROOT, "target/debug/heartwire");
+const ROOT = process.env.TEST_ROOT ?? resolve(dirname(fileURLToPath(import.meta.url)), "../../..");
+const BINARY = process.env.TEST_BINARY ?? join(ROOT, "target/debug/heartwire");
 const PROTOS = join(ROOT, "proto");
 const SOON_MS = 10_000;
 
@@ -35,6 +35,7 @@ export async function startNode(settings = {}, ws = "127.0.0.1:0") {
     found.grpc ??= /^ {2}backends +gRPC on ([^,]+),/.exec(line)?.[1];
     if (found.ws && found.grpc) break;
   }
+  if (!found.grpc) throw new Error(`${BINARY} does not say where it is reached`);
   child.stdout.resume();
   return {
     ...found,
