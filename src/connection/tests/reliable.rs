@@ -179,7 +179,7 @@ async fn messages_to_a_client_are_numbered_and_a_receipt_says_when_they_were_ack
     assert_eq!(speaker.hears().await["seq"], 5);
     pass(SECOND).await;
     speaker.say(json!({"type": "heartbeat", "received": 5})).await;
-    assert_eq!(waiting.await.expect("no panic").expect("kept")[0].stage, Some(Stage::Acked));
+    assert_eq!(waiting.await.expect("no panic").expect("kept").deliveries[0].stage, Some(Stage::Acked));
     assert_eq!(world.host.metrics.sends.of(crate::metrics::SendOutcome::Acked).get(), 5);
     // An older number says nothing new and does no harm.
     speaker.ack(1).await;
