@@ -22,7 +22,9 @@ pub(super) fn banner(config: &Config, addresses: &Addresses, max_connections: us
         config.log.max_age.map_or_else(String::new, |age| format!(" or {}", humantime::format_duration(age)))
     );
     if config.log.data_dir.as_os_str().is_empty() {
-        line(format_args!("  log        in memory, {newest}; it ends with the process, and the next run is a new epoch"));
+        line(format_args!(
+            "  log        in memory, {newest}; it ends with the process, and the next run is a new epoch"
+        ));
     } else {
         line(format_args!("  log        in {}, {newest}; it outlives the process", config.log.data_dir.display()));
     }

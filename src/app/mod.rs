@@ -169,12 +169,7 @@ impl App {
         let (log, store) = kept(&config, retention, &clock, &metrics)?;
         let log_health = log.log().watch_health();
         let registry_settings = settings::registry(&config);
-        let registry = Arc::new(Registry::new(
-            log.log(),
-            clock.clone(),
-            registry_settings,
-            Arc::clone(&metrics),
-        ));
+        let registry = Arc::new(Registry::new(log.log(), clock.clone(), registry_settings, Arc::clone(&metrics)));
         let (applier, token) = (Arc::clone(&registry), stop.clone());
         vital.spawn("the log", async move { log.run(applier, token).await });
         let (sweeper, token) = (Arc::clone(&registry), stop.clone());
@@ -226,7 +221,8 @@ impl App {
             subscribers.read_gauges(gauged.log().bounds().head, &mut reading);
             reading
         });
-        let admin_state = AdminState { metrics: Arc::clone(&metrics), reading, readiness: ready, log: log_health.clone() };
+        let admin_state =
+            AdminState { metrics: Arc::clone(&metrics), reading, readiness: ready, log: log_health.clone() };
         background.spawn(admin::serve(listeners.admin, admin_state, stop.clone()));
 
         // Clients last: whoever connects finds everything there.

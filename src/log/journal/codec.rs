@@ -151,8 +151,7 @@ pub(super) fn decode(offset: Offset, bytes: &[u8]) -> Decoded<Record> {
         return Err(Undecodable("what follows the event"));
     }
     let (connect_time, remote_address, subprotocol) = about;
-    let info =
-        ConnectionInfo::new(client_id, connection_id, node_id, connect_time, remote_address, subprotocol);
+    let info = ConnectionInfo::new(client_id, connection_id, node_id, connect_time, remote_address, subprotocol);
     info.set_generation(generation);
     Ok(Record { offset, event: Event { time, connection: Arc::new(info), labels, kind } })
 }
@@ -421,8 +420,8 @@ pub(super) mod tests {
     }
 
     fn stats() -> impl Strategy<Value = Stats> {
-        (any::<i64>(), option::of(span()), any::<u32>(), any::<[u64; 4]>()).prop_map(|(last_seen, round_trip, missed, n)| {
-            Stats {
+        (any::<i64>(), option::of(span()), any::<u32>(), any::<[u64; 4]>()).prop_map(
+            |(last_seen, round_trip, missed, n)| Stats {
                 last_seen,
                 round_trip,
                 missed_heartbeats: missed,
@@ -430,8 +429,8 @@ pub(super) mod tests {
                 messages_out: n[1],
                 bytes_in: n[2],
                 bytes_out: n[3],
-            }
-        })
+            },
+        )
     }
 
     fn end() -> impl Strategy<Value = Disconnected> {
@@ -450,10 +449,7 @@ pub(super) mod tests {
     }
 
     fn kind() -> impl Strategy<Value = EventKind> {
-        let replaces = prop_oneof![
-            Just(Replaces::Nothing),
-            (1..i64::MAX).prop_map(Replaces::Generation),
-        ];
+        let replaces = prop_oneof![Just(Replaces::Nothing), (1..i64::MAX).prop_map(Replaces::Generation),];
         let state = prop_oneof![Just(Liveness::Alive), Just(Liveness::Suspect)];
         prop_oneof![
             (cadence(), state, replaces).prop_map(|(cadence, state, replaces)| EventKind::Connected(Connected {
@@ -469,15 +465,14 @@ pub(super) mod tests {
             vec(any::<u8>(), 0..200).prop_map(|bytes| EventKind::MessageReceived(Payload::Binary(bytes.into()))),
             labels().prop_map(|previous| EventKind::LabelsChanged { previous }),
             cadence().prop_map(EventKind::HeartbeatChanged),
-            ("\\PC{0,20}", any::<i64>()).prop_map(|(id, send_time)| EventKind::MessageExpired {
-                message_id: id.into(),
-                send_time
-            }),
+            ("\\PC{0,20}", any::<i64>())
+                .prop_map(|(id, send_time)| EventKind::MessageExpired { message_id: id.into(), send_time }),
         ]
     }
 
     pub(crate) fn record() -> impl Strategy<Value = Record> {
-        let about = (any::<i64>(), option::of(any::<SocketAddr>()), prop::sample::select(vec!["", "a", "heartwire.v1.json"]));
+        let about =
+            (any::<i64>(), option::of(any::<SocketAddr>()), prop::sample::select(vec!["", "a", "heartwire.v1.json"]));
         let names = ("[^\\p{Cc}]{1,20}", any::<[u8; 16]>(), "\\PC{0,10}");
         (any::<i64>(), any::<i64>(), any::<i64>(), names, about, labels(), kind()).prop_map(
             |(offset, time, generation, (client, id, node), about, labels, kind)| {

@@ -170,7 +170,9 @@ mod tests {
                 fs::write(&path, &changed).expect("written");
                 match directory.format() {
                     Ok(read) => assert_eq!(read, Some(format), "{at}"),
-                    Err(error) => assert!(error.to_string().contains("FORMAT") || error.to_string().contains("version")),
+                    Err(error) => {
+                        assert!(error.to_string().contains("FORMAT") || error.to_string().contains("version"))
+                    }
                 }
             }
         }

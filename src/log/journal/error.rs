@@ -78,7 +78,8 @@ pub enum OpenError {
     },
 }
 
-const ADVICE: &str = "restore the directory from a copy, or move it away; a new one begins a new epoch, and backends are told so";
+const ADVICE: &str =
+    "restore the directory from a copy, or move it away; a new one begins a new epoch, and backends are told so";
 
 impl OpenError {
     /// Whether another configuration, rather than a repair, would help.

@@ -47,7 +47,8 @@ impl Health {
     fn set(&self, part: Part, why: Option<Arc<str>>) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         parts[part as usize] = why;
-        let health = parts.iter().flatten().next().map_or(LogHealth::Committing, |why| LogHealth::Failing(Arc::clone(why)));
+        let health =
+            parts.iter().flatten().next().map_or(LogHealth::Committing, |why| LogHealth::Failing(Arc::clone(why)));
         let was = self.told.borrow().clone();
         if was == health {
             return;

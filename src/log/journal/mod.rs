@@ -270,7 +270,10 @@ fn begin_or_recover(directory: &DataDir, clock: &Clock) -> Result<(Format, Recov
         }
         // It was made, and nothing was ever written; or somebody took all of it away.
     } else if has_files(&journal).map_err(OpenError::io(&journal))? {
-        return Err(OpenError::Missing { path: journal, what: "there is a journal, and the file FORMAT is missing beside it".into() });
+        return Err(OpenError::Missing {
+            path: journal,
+            what: "there is a journal, and the file FORMAT is missing beside it".into(),
+        });
     }
     let known = format.map_or(0, |format| format.first);
     let format = Format { epoch: Epoch::random(), first: clock.wall_nanos().max(known + 1) };

@@ -227,12 +227,17 @@ fn settle_last(scan: &Scan, bytes: &[u8], durable: Option<Offset>) -> Result<Las
             true
         }
     };
-    let batch = if segment.is_empty() { Vec::new() } else { bytes[scan.batch.1 as usize..segment.end as usize].to_vec() };
+    let batch =
+        if segment.is_empty() { Vec::new() } else { bytes[scan.batch.1 as usize..segment.end as usize].to_vec() };
     Ok(LastSegment { length: bytes.len() as u64, torn, batch: (scan.batch.1, batch) })
 }
 
 fn damage(path: &Path, at: u64, expected: Offset) -> OpenError {
-    OpenError::damaged(path, at, format!("the event at about offset {expected} cannot be read, and it is not at the log's end"))
+    OpenError::damaged(
+        path,
+        at,
+        format!("the event at about offset {expected} cannot be read, and it is not at the log's end"),
+    )
 }
 
 /// Applies what a segment has after `from`.

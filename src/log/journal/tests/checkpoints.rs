@@ -52,7 +52,10 @@ impl Checkpoint for Lagging<'_> {
 
 fn opens(directory: &Path, format: Format) -> Vec<String> {
     let opens = recover(directory, format).expect("sound").opens.into_sorted();
-    opens.iter().map(|open| format!("{:?} {:?} {:?}", open.info.client_id, open.info.generation(), open.labels)).collect()
+    opens
+        .iter()
+        .map(|open| format!("{:?} {:?} {:?}", open.info.client_id, open.info.generation(), open.labels))
+        .collect()
 }
 
 proptest! {

@@ -26,12 +26,8 @@ async fn a_write_or_sync_that_fails_is_neither_told_nor_shown_until_a_later_one_
         let faults = Arc::clone(&journal.faults);
         let fault = if fault == "write" { &faults.write } else { &faults.sync };
         Faults::set(fault, true);
-        let mut entry = Entry::ending(Event {
-            time: 0,
-            connection: Arc::clone(&connection),
-            labels: Labels::NONE,
-            kind: text(10),
-        });
+        let mut entry =
+            Entry::ending(Event { time: 0, connection: Arc::clone(&connection), labels: Labels::NONE, kind: text(10) });
         let mut told = entry.notify();
         journal.log.submit(entry);
         for _ in 0..5 {
@@ -168,7 +164,8 @@ async fn a_disk_that_is_full_at_the_start_still_ends_what_is_owed_by_the_spare_o
     drop(log);
 }
 
-#[tokio::test(start_paused = true)]
+// In real time, a few tenths of a second: paused time stands still while a blocking thread is at work.
+#[tokio::test(flavor = "multi_thread")]
 async fn the_running_log_tries_again_by_itself() {
     struct Nothing;
     impl Apply for Nothing {

@@ -76,7 +76,11 @@ async fn whoever_was_connected_gets_one_end_at_the_next_start_and_none_at_the_on
     let head = journal.log.bounds().head;
     let expected = [
         format!("{} \"a\" {} {:?} NodeRestarted 1006 false", head - 1, a.generation(), Labels::NONE),
-        format!("{head} \"c\" {} {:?} NodeRestarted 1006 false", c.generation(), Labels::new([("k", "v")]).expect("labels")),
+        format!(
+            "{head} \"c\" {} {:?} NodeRestarted 1006 false",
+            c.generation(),
+            Labels::new([("k", "v")]).expect("labels")
+        ),
     ];
     assert_eq!(all[before.len()..], expected);
     let again = journal.crash().expect("opened");
