@@ -176,6 +176,8 @@ pub enum CloseReason {
     Violation(Violation, Cow<'static, str>),
     /// End of stream or an I/O error with no Close before it.
     Lost,
+    /// The node died with the connection open; its next run says so.
+    NodeRestarted,
     /// Nothing heard for the heartbeat timeout.
     HeartbeatTimeout,
     /// A backend's `Disconnect` with this code and reason.
@@ -216,6 +218,7 @@ impl CloseReason {
         match self {
             Self::EmptyText | Self::ByClient(..) | Self::Bye(..) => Cause::ClientClosed,
             Self::Lost => Cause::ConnectionLost,
+            Self::NodeRestarted => Cause::NodeRestarted,
             Self::HeartbeatTimeout => Cause::HeartbeatTimeout,
             Self::Kicked(..) => Cause::Kicked,
             Self::Replaced => Cause::Replaced,
@@ -240,7 +243,7 @@ impl CloseReason {
                 Some(code) => *code,
                 None => 1005,
             },
-            Self::Lost => 1006,
+            Self::Lost | Self::NodeRestarted => 1006,
             Self::HeartbeatTimeout => 4408,
             Self::Kicked(code, _) | Self::Bye(code, _) => *code,
             Self::Violation(violation, _) => violation.close_code(),
@@ -267,6 +270,7 @@ impl CloseReason {
             Self::ByClient(_, text) | Self::Kicked(_, text) | Self::Bye(_, text) => Cow::Borrowed(text),
             Self::Violation(_, what) => Cow::Borrowed(what),
             Self::Lost => "Connection lost".into(),
+            Self::NodeRestarted => "The node ended without closing the connection".into(),
             Self::HeartbeatTimeout => "Heartbeat timeout".into(),
             Self::Replaced => "Replaced by a newer connection".into(),
             Self::SlowClient => "Slow client: a write did not finish in time".into(),
@@ -302,7 +306,7 @@ impl CloseReason {
     /// Whether a Close is to be sent: not when the socket is gone, nor when the client's own is being answered.
     #[must_use]
     pub const fn sends_close(&self) -> bool {
-        !matches!(self, Self::Lost | Self::ByClient(..))
+        !matches!(self, Self::Lost | Self::NodeRestarted | Self::ByClient(..))
     }
 
     /// Whether frames that were accepted before the end are still written ahead of the Close: yes when the
@@ -334,6 +338,7 @@ mod tests {
             R::Violation(Violation::NotText, "".into()),
             R::Violation(Violation::SessionUnknown, "".into()),
             R::Lost,
+            R::NodeRestarted,
             R::HeartbeatTimeout,
             R::Kicked(1000, "".into()),
             R::Replaced,

@@ -114,6 +114,18 @@ impl ConnectionId {
         Self(uuid::Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
     }
 
+    /// The id in 16 bytes, for a file.
+    #[must_use]
+    pub const fn to_bytes(self) -> [u8; 16] {
+        self.0.into_bytes()
+    }
+
+    /// The reverse of [`ConnectionId::to_bytes`].
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(Uuid::from_bytes(bytes))
+    }
+
     /// Parses the usual text form of a UUID.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {

@@ -66,12 +66,15 @@ pub enum Handshake {
     TooManyFromAddress,
     /// The node is draining: 503.
     Draining,
+    /// The log cannot take newcomers: 503.
+    LogFailing,
     /// Not finished in time.
     TimedOut,
 }
 
 impl Handshake {
-    const ALL: [(Self, &'static str); 9] = [
+    const ALL: [(Self, &'static str); 10] = [
+        (Self::LogFailing, "log_failing"),
         (Self::Draining, "draining"),
         (Self::Upgraded, "upgraded"),
         (Self::BadRequest, "bad_request"),
@@ -143,6 +146,28 @@ impl SendOutcome {
         (Self::NotConnected, "not_connected"),
         (Self::OutboxFull, "outbox_full"),
         (Self::Dropped, "dropped"),
+    ];
+}
+
+/// What became of a message with a time-to-live.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum MailOutcome {
+    /// Stored.
+    Stored,
+    /// Delivered; it was stored too.
+    Delivered,
+    /// Given up, its time being over; it was stored too.
+    Expired,
+    /// Not stored.
+    Refused,
+}
+
+impl MailOutcome {
+    const ALL: [(Self, &'static str); 4] = [
+        (Self::Stored, "stored"),
+        (Self::Delivered, "delivered"),
+        (Self::Expired, "expired"),
+        (Self::Refused, "refused"),
     ];
 }
 
@@ -229,8 +254,14 @@ pub struct Reading {
     pub log_events: i64,
     /// Bytes kept.
     pub log_bytes: i64,
+    /// Whether the log commits: 1, or 0 while it fails.
+    pub log_healthy: i64,
     /// Age of the oldest event kept, in seconds.
     pub oldest_event_seconds: f64,
+    /// Messages in all mailboxes.
+    pub mailbox_messages: i64,
+    /// Bytes in all mailboxes, as their bounds count them.
+    pub mailbox_bytes: i64,
     /// Open `Subscribe` streams.
     pub subscribers: i64,
     /// How many events the furthest behind of them is behind.
@@ -253,6 +284,12 @@ metrics! {
     events: CounterPer<KindTag>,
     /// From submitting an event to its being visible to readers, in seconds.
     commit_seconds: Histogram,
+    /// Syncs of the journal's files.
+    journal_syncs: Counter,
+    /// How long such a sync takes, in seconds.
+    journal_sync_seconds: Histogram,
+    /// Failures to write, to sync or to set space aside.
+    journal_failures: Counter,
     /// Connections ended, by cause.
     disconnects: CounterPer<Cause>,
     /// Handshakes, by outcome.
@@ -263,6 +300,8 @@ metrics! {
     heartbeats: CounterPer<Beat>,
     /// Sends to one connection, by outcome.
     sends: CounterPer<SendOutcome>,
+    /// Messages with a time-to-live, by what became of them.
+    mail: CounterPer<MailOutcome>,
     /// Attempts to resume a session, by outcome.
     resumes: CounterPer<Resume>,
     /// Sessions without a socket that may still be resumed.
@@ -287,8 +326,11 @@ struct ReadingGauges {
     connections: Family<Label, Gauge>,
     outbox_frames: Gauge,
     outbox_bytes: Gauge,
+    mailbox_messages: Gauge,
+    mailbox_bytes: Gauge,
     log_events: Gauge,
     log_bytes: Gauge,
+    log_healthy: Gauge,
     oldest_event: Gauge<f64, std::sync::atomic::AtomicU64>,
     subscribers: Gauge,
     subscriber_lag: Gauge,
@@ -316,9 +358,23 @@ impl Default for Metrics {
             Unit::Seconds,
             commit_seconds.clone(),
         );
+        let journal_sync_seconds = Histogram::new(exponential_buckets(0.000_05, 2.0, 18));
+        r.register_with_unit(
+            "journal_sync",
+            "Syncs of the log's files, with a data directory",
+            Unit::Seconds,
+            journal_sync_seconds.clone(),
+        );
         Self {
             events: CounterPer::register(r, "events", "Events committed, by kind", "kind", &kinds),
             commit_seconds,
+            journal_syncs: counter(r, "journal_syncs", "Syncs of the log's files, with a data directory"),
+            journal_sync_seconds,
+            journal_failures: counter(
+                r,
+                "journal_failures",
+                "Failures to write or sync the log's files, or to set space aside for them; each is tried again",
+            ),
             disconnects: CounterPer::register(r, "disconnects", "Connections ended, by cause", "cause", &causes),
             handshakes: CounterPer::register(
                 r,
@@ -341,6 +397,13 @@ impl Default for Metrics {
                 "Sends to one connection, by outcome; a written one was accepted too, an acked one written",
                 "outcome",
                 &SendOutcome::ALL,
+            ),
+            mail: CounterPer::register(
+                r,
+                "mail",
+                "Messages with a time-to-live, by what became of them; a delivered or expired one was stored too",
+                "outcome",
+                &MailOutcome::ALL,
             ),
             resumes: CounterPer::register(
                 r,
@@ -383,8 +446,11 @@ impl ReadingGauges {
             connections: Family::default(),
             outbox_frames: Gauge::default(),
             outbox_bytes: Gauge::default(),
+            mailbox_messages: Gauge::default(),
+            mailbox_bytes: Gauge::default(),
             log_events: Gauge::default(),
             log_bytes: Gauge::default(),
+            log_healthy: Gauge::default(),
             oldest_event: Gauge::default(),
             subscribers: Gauge::default(),
             subscriber_lag: Gauge::default(),
@@ -400,8 +466,23 @@ impl ReadingGauges {
             "Payload bytes waiting to be written, over all connections",
             gauges.outbox_bytes.clone(),
         );
+        registry.register(
+            "mailbox_messages",
+            "Messages with a time-to-live in all mailboxes",
+            gauges.mailbox_messages.clone(),
+        );
+        registry.register(
+            "mailbox_bytes",
+            "Bytes of messages in all mailboxes, with what is counted for each message",
+            gauges.mailbox_bytes.clone(),
+        );
         registry.register("log_events", "Events kept in the log", gauges.log_events.clone());
         registry.register("log_bytes", "Bytes that the log keeps", gauges.log_bytes.clone());
+        registry.register(
+            "log_healthy",
+            "1 while the log commits, 0 while it cannot and newcomers are refused",
+            gauges.log_healthy.clone(),
+        );
         registry.register("log_oldest_event_age_seconds", "Age of the oldest event kept", gauges.oldest_event.clone());
         registry.register("subscribers", "Open Subscribe streams", gauges.subscribers.clone());
         registry.register(
@@ -424,8 +505,11 @@ impl Metrics {
         g.connections.get_or_create_owned(&vec![("state", "suspect")]).set(reading.suspect);
         g.outbox_frames.set(reading.outbox_frames);
         g.outbox_bytes.set(reading.outbox_bytes);
+        g.mailbox_messages.set(reading.mailbox_messages);
+        g.mailbox_bytes.set(reading.mailbox_bytes);
         g.log_events.set(reading.log_events);
         g.log_bytes.set(reading.log_bytes);
+        g.log_healthy.set(reading.log_healthy);
         g.oldest_event.set(reading.oldest_event_seconds);
         g.subscribers.set(reading.subscribers);
         g.subscriber_lag.set(reading.subscriber_lag);

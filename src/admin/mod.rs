@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::watch;
 
+use crate::log::LogHealth;
 use crate::metrics::{Metrics, Reading};
 
 pub use self::serve::{MAX_CONNECTIONS, serve};
@@ -46,6 +47,8 @@ pub struct AdminState {
     pub reading: Arc<dyn Fn() -> Reading + Send + Sync>,
     /// Whether the node takes connections. Keeps its last value if the sender is gone.
     pub readiness: watch::Receiver<Readiness>,
+    /// Whether the log commits; while it does not, newcomers are refused. Keeps its last value if the sender is gone.
+    pub log: watch::Receiver<LogHealth>,
 }
 
 fn router(state: AdminState) -> Router {
@@ -60,14 +63,17 @@ fn router(state: AdminState) -> Router {
 }
 
 /// An answer is of its moment: nothing on the way may keep it.
-fn plain(status: StatusCode, text: &'static str) -> Response {
+fn plain(status: StatusCode, text: impl Into<String>) -> Response {
     let headers = [(header::CONTENT_TYPE, "text/plain; charset=utf-8"), (header::CACHE_CONTROL, "no-store")];
-    (status, headers, text).into_response()
+    (status, headers, text.into()).into_response()
 }
 
 async fn readyz(State(state): State<AdminState>) -> Response {
     match *state.readiness.borrow() {
-        Readiness::Ready => plain(StatusCode::OK, "ready\n"),
+        Readiness::Ready => match &*state.log.borrow() {
+            LogHealth::Committing => plain(StatusCode::OK, "ready\n"),
+            LogHealth::Failing(why) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("the log is failing: {why}\n")),
+        },
         Readiness::Starting => plain(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),
         Readiness::Draining => plain(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
     }

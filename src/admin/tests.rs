@@ -15,6 +15,7 @@ struct Server {
     address: SocketAddr,
     metrics: Arc<Metrics>,
     readiness: watch::Sender<Readiness>,
+    health: watch::Sender<LogHealth>,
     stop: CancellationToken,
     task: JoinHandle<()>,
 }
@@ -24,9 +25,12 @@ impl Server {
         Self::reading(|| Reading {
             alive: 3,
             suspect: 1,
+            log_healthy: 1,
             oldest_event_seconds: 12.5,
             outbox_frames: 7,
             outbox_bytes: 70,
+            mailbox_messages: 4,
+            mailbox_bytes: 40,
             log_events: 9,
             log_bytes: 900,
             subscribers: 2,
@@ -40,9 +44,10 @@ impl Server {
         let (address, stop) = (listener.local_addr().unwrap(), CancellationToken::new());
         let (readiness, ready) = watch::channel(Readiness::Starting);
         let metrics = Arc::new(Metrics::default());
-        let state = AdminState { metrics: Arc::clone(&metrics), reading: Arc::new(reading), readiness: ready };
+        let (health, log) = watch::channel(LogHealth::Committing);
+        let state = AdminState { metrics: Arc::clone(&metrics), reading: Arc::new(reading), readiness: ready, log };
         let task = tokio::spawn(serve(listener, state, stop.clone()));
-        Self { address, metrics, readiness, stop, task }
+        Self { address, metrics, readiness, health, stop, task }
     }
 
     async fn connect(&self) -> TcpStream {
@@ -151,6 +156,8 @@ async fn metrics_have_every_family_from_the_start_in_the_openmetrics_format() {
         "heartwire_subscriber_lag_events 5",
         "heartwire_outbox_frames 7",
         "heartwire_outbox_bytes 70",
+        "heartwire_mailbox_messages 4",
+        "heartwire_mailbox_bytes 40",
         "heartwire_sends_total{outcome=\"written\"} 1",
         "heartwire_event_commit_seconds_count 1",
         "heartwire_identity_self_named 1",

@@ -29,7 +29,9 @@ use crate::consumers::SWEEP_EVERY;
 use crate::dispatch::Dispatch;
 use crate::drain::{Drain, Pace};
 use crate::grpc::{self, DrainDefaults, Health, Services, Serving};
+use crate::log::journal::{DataDir, JournalLog, OpenError};
 use crate::log::{Log, MemoryLog, Retention};
+use crate::mailbox::Mailboxes;
 use crate::metrics::{Metrics, Reading};
 use crate::registry::Registry;
 use crate::shutdown::Closing;
@@ -87,9 +89,20 @@ pub enum StartError {
     /// What must outlive the process cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The data directory cannot be used.
+    #[error(transparent)]
+    DataDir(#[from] OpenError),
     /// The threads of the control plane cannot be started.
     #[error("cannot start the threads of the control plane: {0}")]
     Runtime(std::io::Error),
+}
+
+impl StartError {
+    /// Whether another configuration would help.
+    #[must_use]
+    pub const fn is_configuration(&self) -> bool {
+        matches!(self, Self::DataDir(error) if error.is_configuration())
+    }
 }
 
 /// How a shutdown went.
@@ -99,6 +112,45 @@ pub enum Outcome {
     Clean,
     /// The deadline came before every connection was closed.
     Late,
+}
+
+/// The log, of whichever kind.
+enum AnyLog {
+    Memory(Arc<MemoryLog>),
+    Journal(Arc<JournalLog>),
+}
+
+impl AnyLog {
+    fn log(&self) -> Arc<dyn Log> {
+        match self {
+            Self::Memory(log) => Arc::clone(log) as Arc<dyn Log>,
+            Self::Journal(log) => Arc::clone(log) as Arc<dyn Log>,
+        }
+    }
+
+    async fn run(self, fold: Arc<Registry>, stop: CancellationToken) {
+        match self {
+            Self::Memory(log) => log.run(&*fold, stop).await,
+            Self::Journal(log) => log.run(fold, stop).await,
+        }
+    }
+}
+
+/// What outlives the process where there is a data directory, and ends with it where there is none.
+fn kept(
+    config: &Config,
+    retention: Retention,
+    clock: &Clock,
+    metrics: &Arc<Metrics>,
+) -> Result<(AnyLog, Store), StartError> {
+    let (clock, metrics) = (clock.clone(), Arc::clone(metrics));
+    if config.log.data_dir.as_os_str().is_empty() {
+        return Ok((AnyLog::Memory(Arc::new(MemoryLog::new(retention, clock, metrics))), Store::in_memory()?));
+    }
+    let directory = DataDir::open(&config.log.data_dir)?;
+    let store = directory.store();
+    let log = JournalLog::open(directory, retention, config.ws.max_message.as_usize(), clock, metrics)?;
+    Ok((AnyLog::Journal(Arc::new(log)), Store::open(&store)?))
 }
 
 impl App {
@@ -116,16 +168,12 @@ impl App {
 
         // The log, and the registry that is its fold.
         let retention = Retention { max_bytes: config.log.max_bytes.as_usize(), max_age: config.log.max_age };
-        let log = Arc::new(MemoryLog::new(retention, clock.clone(), Arc::clone(&metrics)));
+        let (log, store) = kept(&config, retention, &clock, &metrics)?;
+        let log_health = log.log().watch_health();
         let registry_settings = settings::registry(&config);
-        let registry = Arc::new(Registry::new(
-            Arc::clone(&log) as Arc<dyn Log>,
-            clock.clone(),
-            registry_settings,
-            Arc::clone(&metrics),
-        ));
+        let registry = Arc::new(Registry::new(log.log(), clock.clone(), registry_settings, Arc::clone(&metrics)));
         let (applier, token) = (Arc::clone(&registry), stop.clone());
-        vital.spawn("the log", async move { log.run(&*applier, token).await });
+        vital.spawn("the log", async move { log.run(applier, token).await });
         let (sweeper, token) = (Arc::clone(&registry), stop.clone());
         vital.spawn("the sweep", async move { sweeper.run_sweeps(token).await });
 
@@ -133,12 +181,16 @@ impl App {
         let closing = Closing::default();
         let dispatch = Dispatch::new(Arc::clone(&registry), Arc::clone(&metrics));
 
-        let store = Store::in_memory()?;
+        let mailboxes =
+            Mailboxes::open(store.clone(), Arc::clone(&registry), settings::mailbox(&config), Arc::clone(&metrics))?;
+        let (running, token) = (mailboxes.clone(), stop.clone());
+        vital.spawn("the mailboxes", async move { running.run(token).await });
 
         // The control plane.
         let services = Services::new(grpc::Deps {
             registry: Arc::clone(&registry),
             dispatch,
+            mailboxes: mailboxes.clone(),
             store,
             metrics: Arc::clone(&metrics),
             drain: Arc::clone(&drain),
@@ -176,10 +228,12 @@ impl App {
         let reading = Arc::new(move || {
             let mut reading = Reading::default();
             gauged.read_gauges(&mut reading);
+            mailboxes.read_gauges(&mut reading);
             subscribers.read_gauges(gauged.log().bounds().head, &mut reading);
             reading
         });
-        let admin_state = AdminState { metrics: Arc::clone(&metrics), reading, readiness: ready };
+        let admin_state =
+            AdminState { metrics: Arc::clone(&metrics), reading, readiness: ready, log: log_health.clone() };
         background.spawn(admin::serve(listeners.admin, admin_state, stop.clone()));
 
         // Clients last: whoever connects finds everything there.
@@ -197,6 +251,7 @@ impl App {
             handshake: settings::handshake(&config),
             handshake_timeout: config.ws.handshake_timeout,
             max_handshakes: config.ws.max_handshakes,
+            log: log_health,
         });
         let draining = drain.begun();
         vital.spawn_until(draining, "the WebSocket listener", ws::serve(listeners.ws, server));
@@ -276,7 +331,8 @@ impl App {
         let closed = timeout_at(closing_until, self.connections.wait()).await.is_ok();
         self.stop.cancel();
         self.background.close();
-        let stopped = timeout(LAST_STEPS / 3, self.background.wait()).await.is_ok();
+        // A log on disk leaves its directory in order; without that, the next start has more to read and is no less right.
+        let stopped = timeout_at(deadline.max(Instant::now() + LAST_STEPS / 3), self.background.wait()).await.is_ok();
         drop(self.backends);
         tracing::info!(drained, carried, closed, stopped, "stopped");
         if drained { Outcome::Clean } else { Outcome::Late }

@@ -88,6 +88,7 @@ async fn serve(config: Config, reload: impl Fn()) -> ExitCode {
     };
     let app = match App::start(config.clone(), listeners, Clock::default()) {
         Ok(app) => app,
+        Err(error) if error.is_configuration() => return fail(CONFIGURATION, &error.to_string()),
         Err(error) => return fail(FAILURE, &error.to_string()),
     };
     announce(&config, &app);
@@ -126,7 +127,7 @@ fn announce(config: &Config, app: &App) {
             ws = %addresses.ws,
             grpc = %addresses.grpc,
             admin = %addresses.admin,
-            log = "memory",
+            log = if config.log.data_dir.as_os_str().is_empty() { "memory" } else { "journal" },
             self_named = true,
             max_connections = app.max_connections(),
             "serving"

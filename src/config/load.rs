@@ -8,7 +8,7 @@ use toml::{Table, Value};
 use super::error::{ConfigErrors, Problem, quoted};
 use super::known::Known;
 use super::source::{Origin, Sources};
-use super::{Config, environment, file};
+use super::{Config, LogConfig, environment, file};
 
 /// One known key set by one source.
 pub(super) struct Setting {
@@ -49,6 +49,7 @@ impl Config {
         }
         layers.lay(environment::read(&sources.env, &known), &known);
         layers.lay(flags(&sources.overrides, &known), &known);
+        layers.default_for_a_directory();
 
         let mut problems = std::mem::take(&mut layers.problems);
         let config = match Self::deserialize(Value::Table(layers.merged.clone())) {
@@ -114,6 +115,17 @@ impl Layers {
             body.insert(name.to_owned(), value);
         }
         self.origins.insert(key, origin);
+    }
+
+    /// A log on disk has other defaults than one in memory.
+    fn default_for_a_directory(&mut self) {
+        let Some(Value::Table(log)) = self.merged.get_mut("log") else { return };
+        if log.get("data_dir").and_then(Value::as_str).is_none_or(str::is_empty) {
+            return;
+        }
+        for (key, value) in LogConfig::ON_DISK {
+            log.entry(key).or_insert_with(|| Value::String(value.to_owned()));
+        }
     }
 
     /// Adds to a problem of the effective values where they came from; `None` if it may only follow from a problem

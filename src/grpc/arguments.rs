@@ -15,6 +15,9 @@ use crate::registry::Target;
 /// The most items on a page.
 pub(super) const PAGE_ITEMS: usize = 512;
 
+/// The longest id of a message, in bytes of UTF-8.
+const MAX_MESSAGE_ID_BYTES: usize = 128;
+
 pub(super) fn target(target: Option<pb::Target>) -> Result<Target, Error> {
     use pb::target::Target as Named;
     match target.and_then(|target| target.target) {
@@ -72,6 +75,14 @@ pub(super) fn span(
     .filter(|span| allowed.contains(span))
     .map(Some)
     .ok_or_else(refused)
+}
+
+/// What a backend calls a message; empty for nothing.
+pub(super) fn message_id(id: String) -> Result<Box<str>, Error> {
+    if id.len() > MAX_MESSAGE_ID_BYTES {
+        return Err(Error::field("message_id", format!("has {} bytes, at most 128 are allowed", id.len())));
+    }
+    Ok(id.into())
 }
 
 pub(super) fn page_size(size: i32) -> Result<usize, Error> {

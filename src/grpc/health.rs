@@ -11,6 +11,7 @@ use tonic_health::pb::health_server::{Health as HealthMethods, HealthServer};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
 use super::error::{Error, Items, Reply, reply};
+use crate::log::LogHealth;
 
 /// The services whose health is told; the empty name stands for the whole server.
 const NAMES: [&str; 5] = [
@@ -21,16 +22,21 @@ const NAMES: [&str; 5] = [
     "heartwire.v1.NodeService",
 ];
 
-/// The health of the services; cheap to clone. All have the same.
+/// The one service that is of no use while the log fails. The others go on, and so does the whole: a client that checks it would give up a
+/// channel over which it still can send.
+const OF_THE_LOG: &str = "heartwire.v1.EventService";
+
+/// The health of the services; cheap to clone. All have the same, but for the log's.
 #[derive(Clone)]
 pub struct Health {
     ready: Arc<watch::Sender<bool>>,
     draining: CancellationToken,
+    log: watch::Receiver<LogHealth>,
 }
 
 impl Health {
-    pub(super) fn new(draining: CancellationToken) -> Self {
-        Self { ready: Arc::new(watch::Sender::new(false)), draining }
+    pub(super) fn new(draining: CancellationToken, log: watch::Receiver<LogHealth>) -> Self {
+        Self { ready: Arc::new(watch::Sender::new(false)), draining, log }
     }
 
     /// Says that the node takes clients and calls; or that it does not, for a while. Once it drains it never does again.
@@ -43,8 +49,9 @@ impl Health {
         HealthServer::new(self.clone())
     }
 
-    fn now(&self) -> ServingStatus {
-        if *self.ready.borrow() && !self.draining.is_cancelled() {
+    fn now(&self, service: &str) -> ServingStatus {
+        let fails = service == OF_THE_LOG && !self.log.borrow().is_committing();
+        if *self.ready.borrow() && !self.draining.is_cancelled() && !fails {
             ServingStatus::Serving
         } else {
             ServingStatus::NotServing
@@ -52,15 +59,17 @@ impl Health {
     }
 
     /// Waits until it is other than `told`.
-    async fn other_than(&self, told: Option<ServingStatus>) -> ServingStatus {
-        let mut ready = self.ready.subscribe();
+    async fn other_than(&self, service: &str, told: Option<ServingStatus>) -> ServingStatus {
+        let (mut ready, mut log) = (self.ready.subscribe(), self.log.clone());
         loop {
-            let now = self.now();
+            log.mark_unchanged();
+            let now = self.now(service);
             if told != Some(now) {
                 return now;
             }
             tokio::select! {
                 _ = ready.changed() => {}
+                Ok(()) = log.changed() => {}
                 () = self.draining.cancelled(), if !self.draining.is_cancelled() => {}
             }
         }
@@ -75,16 +84,17 @@ fn answer(status: ServingStatus) -> HealthCheckResponse {
 impl HealthMethods for Health {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Reply<HealthCheckResponse> {
         let known = NAMES.contains(&request.get_ref().service.as_str());
-        reply(if known { Ok(answer(self.now())) } else { Err(Error::NoSuchService) })
+        reply(if known { Ok(answer(self.now(&request.get_ref().service))) } else { Err(Error::NoSuchService) })
     }
 
     type WatchStream = Items<HealthCheckResponse>;
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Reply<Self::WatchStream> {
-        let health = NAMES.contains(&request.get_ref().service.as_str()).then(|| self.clone());
+        let name = request.into_inner().service;
+        let health = NAMES.iter().find(|known| **known == name).map(|name| (*name, self.clone()));
         let told = stream::unfold((health, None), |(health, told)| async move {
             let status = match &health {
-                Some(health) => health.other_than(told).await,
+                Some((name, health)) => health.other_than(name, told).await,
                 // The protocol wants the watch of an unknown service to stay open.
                 None if told.is_none() => ServingStatus::ServiceUnknown,
                 None => std::future::pending().await,

@@ -141,27 +141,28 @@ impl Sends {
         let request = request.ok_or_else(|| Error::field("request", "must be set"))?;
         let order = Order::parse(&self.shared, request, self.deadline)?;
         let reach = self.shared.still_to_reach(&order.min_cursor)?;
-        if reach.is_none() && order.receipt().is_none() {
-            let accepted = order.accept(&self.shared)?;
-            return Ok(Some(super::messages::answer(&accepted.deliveries())));
+        if reach.is_none() && order.is_immediate() {
+            // Nothing in it waits, so it is there at once.
+            let settled = settle(&self.shared, order.begin(&self.shared)?, None).now_or_never();
+            return settled.unwrap_or(Err(Error::Internal)).map(Some);
         }
         // Checked before it is accepted: a refused one is not sent.
         if self.waiting.len() >= MAX_WAITING {
             return Err(Error::ReceiptsLimit);
         }
         let (shared, deadline, receipt) = (Arc::clone(&self.shared), self.deadline, order.receipt());
-        // Accepted here and not in the future, so that the order of the stream is the order of the outbox.
-        let accepted = match reach {
-            None => Some(order.accept(&shared)?),
-            Some(_) => None,
+        // Begun here and not in the future, so that the order of the stream is the order of the outbox, or of the mailbox.
+        let (offset, later, begun) = match reach {
+            None => (None, None, Some(order.begin(&shared)?)),
+            Some(offset) => (Some(offset), Some(order), None),
         };
         self.waiting.push(Box::pin(async move {
             let response = async {
-                if let Some(offset) = reach {
+                if let Some(offset) = offset {
                     shared.reach(offset, deadline).await?;
                 }
-                let accepted = accepted.map_or_else(|| order.accept(&shared), Ok)?;
-                settle(&shared, accepted, receipt).await
+                let begun = begun.or(later.map(|order| order.begin(&shared)).transpose()?).ok_or(Error::Internal)?;
+                settle(&shared, begun, receipt).await
             };
             outcome(tag, response.await)
         }));

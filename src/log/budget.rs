@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 /// The bytes that one permit stands for; an event without a payload costs one.
 const GRAIN: usize = 256;
@@ -13,6 +13,8 @@ const GRAIN: usize = 256;
 pub struct Budget {
     permits: Arc<Semaphore>,
     whole: u32,
+    /// While false nobody gets room, full or not: the log cannot commit, and what is queued is enough to carry.
+    open: Arc<watch::Sender<bool>>,
 }
 
 /// Reserved room for one event; dropping it gives the room back.
@@ -34,7 +36,12 @@ impl Budget {
     pub fn new(bytes: usize) -> Self {
         let whole =
             u32::try_from(bytes / GRAIN).unwrap_or(u32::MAX).clamp(1, Semaphore::MAX_PERMITS.min(1 << 30) as u32);
-        Self { permits: Arc::new(Semaphore::new(whole as usize)), whole }
+        Self { permits: Arc::new(Semaphore::new(whole as usize)), whole, open: Arc::new(watch::Sender::new(true)) }
+    }
+
+    /// Gives no new room from now on, or gives it again. Room given before stays good.
+    pub(super) fn set_open(&self, open: bool) {
+        self.open.send_if_modified(|now| std::mem::replace(now, open) != open);
     }
 
     /// An event larger than the whole budget takes all of it, and so goes alone.
@@ -45,6 +52,9 @@ impl Budget {
     /// Room for an event with a payload of so many bytes, if there is room now.
     #[must_use]
     pub fn try_reserve(&self, payload: usize) -> Option<Slot> {
+        if !*self.open.borrow() {
+            return None;
+        }
         let count = self.cost(payload);
         let permit = self.permits.try_acquire_many(count).ok()?;
         permit.forget();
@@ -54,10 +64,7 @@ impl Budget {
     /// Room for an event with a payload of so many bytes, as soon as there is some. Callers set the deadline.
     pub async fn reserve(&self, payload: usize) -> Slot {
         let count = self.cost(payload);
-        // The semaphore is never closed, so the only outcome is a permit.
-        if let Ok(permit) = self.permits.acquire_many(count).await {
-            permit.forget();
-        }
+        self.take(count).await;
         Slot { permits: Arc::clone(&self.permits), count }
     }
 
@@ -65,11 +72,21 @@ impl Budget {
     /// more. More events than the whole budget has room for take all of it, and so go alone. Callers set the deadline.
     pub async fn reserve_events(&self, count: usize) -> Vec<Slot> {
         let permits = u32::try_from(count).unwrap_or(u32::MAX).min(self.whole);
-        if let Ok(permit) = self.permits.acquire_many(permits).await {
-            permit.forget();
-        }
+        self.take(permits).await;
         let slot = |at| Slot { permits: Arc::clone(&self.permits), count: u32::from(at < permits as usize) };
         (0..count).map(slot).collect()
+    }
+
+    async fn take(&self, count: u32) {
+        loop {
+            // Its sender lives as long as the budget does.
+            let _ = self.open.subscribe().wait_for(|open| *open).await;
+            // The semaphore is never closed, so the only outcome is a permit.
+            let Ok(permit) = self.permits.acquire_many(count).await else { continue };
+            if *self.open.borrow() {
+                return permit.forget();
+            }
+        }
     }
 
     /// Whether nothing is reserved.
@@ -115,6 +132,22 @@ mod tests {
         drop(more);
         assert!(budget.is_whole());
         assert!(budget.reserve_events(0).await.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_closed_budget_gives_nobody_room_until_it_is_opened() {
+        let budget = Budget::new(2 * GRAIN);
+        let all = budget.try_reserve(GRAIN).expect("room");
+        budget.set_open(false);
+        let mut waiting = Box::pin(budget.reserve(0));
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        drop(all);
+        // There is room, and it is not for newcomers.
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        assert!(budget.try_reserve(0).is_none() && budget.is_whole());
+        budget.set_open(true);
+        drop(waiting.await);
+        assert!(budget.try_reserve(0).is_some());
     }
 
     #[tokio::test]

@@ -7,11 +7,13 @@
 mod budget;
 #[cfg(test)]
 pub(crate) mod contract;
+pub mod journal;
 mod memory;
 mod queue;
 mod ring;
 
 pub use budget::{Budget, Slot};
+pub use journal::JournalLog;
 pub use memory::{MemoryLog, Retention};
 pub use queue::Entry;
 
@@ -98,9 +100,26 @@ pub struct Bounds {
 }
 
 /// Takes what was committed, in order, before any reader sees it.
-pub trait Apply: Send + Sync + 'static {
+pub trait Apply: Send + Sync {
     /// Applies a committed batch.
     fn apply(&self, batch: &[Arc<Record>]);
+}
+
+/// An applier whose fold can be copied, a part at a time, so that a start need not read what is older than the copy.
+pub trait Checkpoint: Apply {
+    /// How many parts there are.
+    fn parts(&self) -> usize;
+
+    /// One part as it is now.
+    fn copy_part(&self, part: usize) -> FoldPart;
+}
+
+/// A part of the fold as it was at an offset.
+pub struct FoldPart {
+    /// Everything in the part up to here is in the copy, and perhaps a little more.
+    pub exact_at: Offset,
+    /// Its connections, each as the `Connected` that would make it what it is now.
+    pub connections: Vec<Record>,
 }
 
 /// Why nothing can be read from a place.

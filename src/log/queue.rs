@@ -13,8 +13,8 @@ use crate::position::Offset;
 /// A submitted event on its way to being committed.
 pub struct Entry {
     pub(super) event: Event,
-    /// Given back when the event is committed. None for a `Disconnected`: its room was set aside when its connection began.
-    _slot: Option<Slot>,
+    /// Given back, by being dropped, when the event is committed. None for a `Disconnected`: its room was set aside when its connection began.
+    pub(super) slot: Option<Slot>,
     /// Told the offset once the event is committed and applied.
     pub(super) committed: Option<oneshot::Sender<Offset>>,
     pub(super) submitted: Instant,
@@ -26,14 +26,14 @@ impl Entry {
     /// An event that room was reserved for.
     #[must_use]
     pub fn new(event: Event, slot: Slot) -> Self {
-        Self { event, _slot: Some(slot), committed: None, submitted: Instant::now(), joined_to_next: false }
+        Self { event, slot: Some(slot), committed: None, submitted: Instant::now(), joined_to_next: false }
     }
 
     /// The `Disconnected` of a connection. Its room needs no slot: there is one for each connection that has a `Connected` in the log, and
     /// connections are bounded, so the queue stays bounded and ending a connection never waits.
     #[must_use]
     pub fn ending(event: Event) -> Self {
-        Self { event, _slot: None, committed: None, submitted: Instant::now(), joined_to_next: false }
+        Self { event, slot: None, committed: None, submitted: Instant::now(), joined_to_next: false }
     }
 
     /// Lets the submitter know when it is committed and applied.
@@ -72,12 +72,12 @@ impl SubmitQueue {
         self.filled.notify_one();
     }
 
-    /// The next batch, at most about `most` entries and `bytes` of payload, and at least one; a pair is not cut.
-    pub(super) fn take(&self, most: usize, bytes: usize) -> Vec<Entry> {
+    /// The next batch, at most about `most` entries and `bytes` as `size` measures them, and at least one; a pair is not cut.
+    pub(super) fn take(&self, most: usize, bytes: usize, size: impl Fn(&Event) -> usize) -> Vec<Entry> {
         let mut entries = self.entries();
         let (mut count, mut taken) = (0, 0);
         for entry in entries.iter().take(most) {
-            taken += entry.event.kind.payload_len();
+            taken += size(&entry.event);
             if count > 0 && taken > bytes {
                 break;
             }

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::fold::{Change, Index};
 use super::registration::uncommitted_cost;
 use super::wheel::tick_at;
-use super::{Connection, Local, Registry, Shard, signal};
+use super::{Connection, Local, Registry, SHARDS, Shard, signal};
 use crate::clock::Millis;
-use crate::event::{ConnectionInfo, EventKind, Record};
+use crate::event::{Connected, ConnectionInfo, Event, EventKind, Record, Replaces};
 use crate::heartbeat::Pulse;
-use crate::log::Apply;
+use crate::log::{Apply, Checkpoint, FoldPart};
 
 impl Apply for Registry {
     fn apply(&self, batch: &[Arc<Record>]) {
@@ -18,6 +18,30 @@ impl Apply for Registry {
             let mut shard = self.lock_client(record.event.connection.client_id.as_str());
             shard.apply(record, now);
         }
+    }
+}
+
+impl Checkpoint for Registry {
+    fn parts(&self) -> usize {
+        SHARDS
+    }
+
+    fn copy_part(&self, part: usize) -> FoldPart {
+        let shard = self.lock(part);
+        let connections = shard.fold.iter().map(|(_, member)| Record {
+            offset: member.info.generation(),
+            event: Event {
+                time: member.info.connect_time,
+                connection: Arc::clone(&member.info),
+                labels: member.labels.clone(),
+                kind: EventKind::Connected(Connected {
+                    cadence: member.cadence,
+                    state: member.state,
+                    replaces: Replaces::Nothing,
+                }),
+            },
+        });
+        FoldPart { connections: connections.collect(), exact_at: self.exact_at(&shard) }
     }
 }
 
@@ -40,6 +64,7 @@ impl Shard {
                 self.look_at(index, now);
                 // Only now is it routable and listed; so only now may its driver go on.
                 if let Some(connection) = joined {
+                    self.joined_with_mail(&connection);
                     connection.signal(signal::COMMITTED);
                 }
             }

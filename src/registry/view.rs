@@ -207,6 +207,7 @@ impl Registry {
         }
         let bounds = self.log.bounds();
         reading.log_events = bounds.records as i64;
+        reading.log_healthy = i64::from(self.log.watch_health().borrow().is_committing());
         reading.log_bytes = bounds.bytes as i64;
         reading.oldest_event_seconds =
             bounds.oldest_time.map_or(0.0, |time| (self.clock.wall_nanos() - time).max(0) as f64 / 1e9);

@@ -64,6 +64,11 @@ impl Denied {
             .with(RETRY_AFTER, "1")
     }
 
+    pub(super) fn log_failing() -> Self {
+        Self::new(Handshake::LogFailing, StatusCode::SERVICE_UNAVAILABLE, "no newcomers for now, try later")
+            .with(RETRY_AFTER, "5")
+    }
+
     /// The answer; one line of text, after which the connection is closed.
     pub(super) fn response(self) -> Response<String> {
         let mut response = Response::new(self.body + "\n");

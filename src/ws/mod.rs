@@ -18,9 +18,10 @@ use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use crate::connection::{self, Admissions, Handshaken, Host};
+use crate::log::LogHealth;
 use crate::metrics::Handshake;
 use handshake::{Denied, Granted, judge, switching};
 
@@ -45,6 +46,8 @@ pub struct WsServer {
     pub handshake_timeout: Duration,
     /// How many may be under way; beyond it, newcomers wait in the kernel's backlog.
     pub max_handshakes: usize,
+    /// Whether the log can take newcomers.
+    pub log: watch::Receiver<LogHealth>,
 }
 
 /// Accepts connections until the node drains; then the listener is closed. Each is handled in a task of its own.
@@ -115,6 +118,8 @@ async fn shake_hands(
         async move {
             let judged = if server.host.registry.is_draining() {
                 Err(Denied::draining())
+            } else if !server.log.borrow().is_committing() {
+                Err(Denied::log_failing())
             } else {
                 judge(&request, &server.handshake, &server.admissions, address.ip())
             };

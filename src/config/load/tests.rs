@@ -49,6 +49,19 @@ fn without_sources_the_defaults_hold() {
 }
 
 #[test]
+fn with_a_data_directory_more_is_kept_unless_something_else_is_said() {
+    let shown = |text: &str| {
+        let log = load(text, &[], &[]).unwrap().log;
+        (log.max_bytes.to_string(), log.max_age.map(|age| age.as_secs() / 86_400))
+    };
+    assert_eq!(shown("[log]\ndata_dir = \"\""), ("64MiB".to_owned(), None));
+    assert_eq!(shown("[log]\ndata_dir = \"/d\""), ("1GiB".to_owned(), Some(7)));
+    assert_eq!(shown("[log]\ndata_dir = \"/d\"\nmax_bytes = \"64MiB\"\nmax_age = \"\""), ("64MiB".to_owned(), None));
+    let config = load("[log]\ndata_dir = \"/d\"", &[], &[]).unwrap();
+    assert_eq!(load(&config.to_toml(), &[], &[]), Ok(config));
+}
+
+#[test]
 fn flags_go_before_the_environment_before_the_file_before_the_defaults() {
     let text = "[limits]\nmessages_per_second = 1\noutbox_frames = 1\n";
     let env = [("HEARTWIRE_LIMITS__OUTBOX_FRAMES", "2"), ("HEARTWIRE_WS__MAX_HANDSHAKES", "2")];

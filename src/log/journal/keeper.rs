@@ -1,0 +1,215 @@
+//! What is done beside committing, because it takes time: keeping a spare segment, checkpoints, and removing what is forgotten.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use tokio::runtime::Handle;
+use tokio_util::sync::CancellationToken;
+
+use super::checkpoint::{self, KEPT, Written};
+use super::disk::{Disk, DiskFile};
+use super::health::Part;
+use super::{JournalLog, LEAST_BACKOFF, MOST_BACKOFF};
+use crate::log::Checkpoint;
+use crate::position::Offset;
+
+const PREFIX: &str = "spare-";
+
+/// A segment file that is set aside: when the disk is full, what is already queued can still be written, owed ends above all.
+pub(super) struct Spare {
+    directory: PathBuf,
+    /// What a spare takes.
+    size: u64,
+    /// Names are not used twice, so that making one never gets in the way of one that is just becoming a segment.
+    number: AtomicU64,
+    file: Mutex<Option<(PathBuf, Box<dyn DiskFile>)>>,
+}
+
+impl Spare {
+    /// The spare that the last run left, if there is one; what it left besides goes.
+    pub(super) fn adopt(disk: &dyn Disk, directory: &Path, size: u64) -> io::Result<Self> {
+        let mut kept = None;
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            let name = entry.file_name();
+            if !name.to_str().is_some_and(|name| name.starts_with(PREFIX)) {
+                continue;
+            }
+            let path = entry.path();
+            if kept.is_none() && entry.metadata()?.len() == size {
+                kept = Some((path.clone(), disk.open(&path)?));
+            } else {
+                disk.remove(&path)?;
+            }
+        }
+        let number = AtomicU64::new(fastrand::u64(..) >> 1);
+        Ok(Self { directory: directory.to_owned(), size, number, file: Mutex::new(kept) })
+    }
+
+    /// Takes the spare, if it is there and large enough.
+    pub(super) fn take(&self, size: u64) -> Option<(PathBuf, Box<dyn DiskFile>)> {
+        if size > self.size {
+            return None;
+        }
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Makes a file with so much space set aside.
+    pub(super) fn make(&self, disk: &dyn Disk, size: u64) -> io::Result<(PathBuf, Box<dyn DiskFile>)> {
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        let path = self.directory.join(format!("{PREFIX}{number:016x}"));
+        let file = disk.create(&path)?;
+        match file.allocate(size).and_then(|()| file.sync()) {
+            Ok(()) => Ok((path, file)),
+            Err(error) => {
+                drop(file);
+                let _ = disk.remove(&path);
+                Err(error)
+            }
+        }
+    }
+
+    pub(super) fn is_there(&self) -> bool {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).is_some()
+    }
+
+    fn put(&self, spare: (PathBuf, Box<dyn DiskFile>)) {
+        *self.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(spare);
+    }
+}
+
+/// What the keeping thread has to itself.
+pub(super) struct Keeper {
+    /// The checkpoints in the directory that are whole, the newest first.
+    checkpoints: Vec<Written>,
+    /// The segment that was written to when the newest was made, by its first offset.
+    made_in: Option<Offset>,
+}
+
+impl Keeper {
+    pub(super) fn new(checkpoints: Vec<Written>) -> Self {
+        Self { checkpoints, made_in: None }
+    }
+
+    /// Up to where nothing is needed by a checkpoint that is kept.
+    fn needless(&self) -> Option<Offset> {
+        self.checkpoints.last().map(|oldest| oldest.header.from)
+    }
+}
+
+impl JournalLog {
+    /// Keeps up until `stop`.
+    pub(super) fn keep_until(&self, fold: &dyn Checkpoint, runtime: &Handle, stop: &CancellationToken) {
+        let mut backoff = LEAST_BACKOFF;
+        while !stop.is_cancelled() {
+            let kept_up = self.keep_up(fold);
+            runtime.block_on(async {
+                tokio::select! {
+                    () = stop.cancelled() => {}
+                    () = self.keep.notified(), if kept_up => backoff = LEAST_BACKOFF,
+                    () = tokio::time::sleep(backoff), if !kept_up => backoff = (backoff * 2).min(MOST_BACKOFF),
+                }
+            });
+        }
+    }
+
+    /// Does what is due. False if something of it failed, to be tried again.
+    pub(super) fn keep_up(&self, fold: &dyn Checkpoint) -> bool {
+        let mut keeper = self.keeper();
+        let spare = self.keep_spare();
+        let noted = !self.checkpoint_is_due(&keeper) || self.checkpoint(&mut keeper, fold, false);
+        // An older checkpoint is worth less than the space behind it, and is not to keep what the log has forgotten.
+        let dropped = self.kept().newest_dropped();
+        let covers = |checkpoint: &&Written| dropped.is_none_or(|dropped| checkpoint.header.from >= dropped);
+        let covering = keeper.checkpoints.iter().take_while(covers).count();
+        if covering > 0 && covering < keeper.checkpoints.len() {
+            self.forget_checkpoints(&mut keeper, covering);
+        }
+        let removed = self.remove_dropped(&keeper);
+        spare && noted && removed
+    }
+
+    fn keep_spare(&self) -> bool {
+        if self.spare.is_there() {
+            return true;
+        }
+        match self.spare.make(&*self.disk, self.spare.size) {
+            Ok(spare) => {
+                self.spare.put(spare);
+                self.health.works(Part::Spare);
+                true
+            }
+            Err(error) => {
+                let why = format!("{}: cannot set space aside: {error}", self.directory.display());
+                self.health.failed(Part::Spare, &why);
+                false
+            }
+        }
+    }
+
+    /// A checkpoint is due with each new segment, but not before the log has grown by as much as the last one took, unless something waits for
+    /// it to be removed.
+    fn checkpoint_is_due(&self, keeper: &Keeper) -> bool {
+        let (current, grown, dropped) = {
+            let mut kept = self.kept();
+            let since = keeper.checkpoints.first().map_or(0, |newest| newest.header.from);
+            (kept.current().map(|segment| segment.first), kept.bytes_after(since), kept.newest_dropped())
+        };
+        let newest = keeper.checkpoints.first();
+        let awaited = dropped.is_some_and(|dropped| newest.is_none_or(|newest| newest.header.from < dropped));
+        let worth = newest.is_none_or(|newest| grown >= newest.bytes);
+        awaited || (keeper.made_in != current && worth)
+    }
+
+    /// Writes a checkpoint; false if that failed.
+    pub(super) fn checkpoint(&self, keeper: &mut Keeper, fold: &dyn Checkpoint, clean: bool) -> bool {
+        let current = self.kept().current().map(|segment| segment.first);
+        let head = || *self.head.borrow();
+        match checkpoint::write(&*self.disk, &self.directory, self.epoch, clean, fold, head) {
+            Ok(written) => {
+                keeper.checkpoints.retain(|older| older.path != written.path);
+                keeper.checkpoints.insert(0, written);
+                keeper.made_in = current;
+                self.forget_checkpoints(keeper, KEPT);
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, directory = %self.directory.display(), "cannot write a checkpoint of the log; it is tried again");
+                false
+            }
+        }
+    }
+
+    /// Removes all but the newest checkpoints, also what is none.
+    fn forget_checkpoints(&self, keeper: &mut Keeper, keep: usize) {
+        keeper.checkpoints.truncate(keep);
+        for path in checkpoint::list(&self.directory).unwrap_or_default() {
+            if keeper.checkpoints.iter().all(|kept| kept.path != path) {
+                // If it stays it is looked at again with the next.
+                let _ = self.disk.remove(&path);
+            }
+        }
+    }
+
+    /// Removes the files of what is forgotten and needed by no checkpoint; the oldest first, so that no gap is ever left.
+    fn remove_dropped(&self, keeper: &Keeper) -> bool {
+        let Some(needless) = keeper.needless() else { return true };
+        let mut dropped = self.kept().take_dropped(needless);
+        while let Some(segment) = dropped.first() {
+            match self.disk.remove(&segment.path) {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => {
+                    tracing::warn!(%error, file = %segment.path.display(), "cannot remove what the log has forgotten");
+                    self.kept().put_back(dropped);
+                    return false;
+                }
+            }
+            dropped.remove(0);
+        }
+        true
+    }
+}

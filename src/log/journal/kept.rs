@@ -1,0 +1,136 @@
+//! Which segments there are, and which of them are still read from: retention by whole segments, without touching a file.
+
+use std::collections::VecDeque;
+
+use super::reader::Spot;
+use super::segment::Segment;
+use crate::clock::UnixNanos;
+use crate::position::Offset;
+
+/// The segments, the oldest first.
+///
+/// Forgetting is a matter of memory and never waits; the files of what is forgotten go later, once no checkpoint needs them.
+pub(super) struct Kept {
+    /// What can be read. The last of them is the one that is written to.
+    live: VecDeque<Segment>,
+    /// Forgotten, with files that are still there; the oldest first.
+    dropped: Vec<Segment>,
+    /// The offset before the first that can be read.
+    before_oldest: Offset,
+    /// Bytes that files may take.
+    limit: u64,
+    /// What the segment that is written to takes, filled or not.
+    whole: u64,
+}
+
+impl Kept {
+    pub(super) fn new(segments: Vec<Segment>, last: Offset, limit: u64, whole: u64) -> Self {
+        let before_oldest = segments.first().map_or(last, |segment| segment.first - 1);
+        let mut kept = Self { live: segments.into(), dropped: Vec::new(), before_oldest, limit, whole };
+        kept.forget_excess();
+        kept
+    }
+
+    pub(super) fn before_oldest(&self) -> Offset {
+        self.before_oldest
+    }
+
+    /// When the oldest event that can be read happened.
+    pub(super) fn oldest_time(&self) -> Option<UnixNanos> {
+        self.readable().find_map(|segment| segment.oldest)
+    }
+
+    /// Bytes of what can be read.
+    pub(super) fn bytes(&self) -> u64 {
+        self.readable().map(|segment| segment.end).sum()
+    }
+
+    /// Bytes of the segments that have anything after an offset.
+    pub(super) fn bytes_after(&self, offset: Offset) -> u64 {
+        self.live.iter().filter(|segment| segment.last > offset).map(|segment| segment.end).sum()
+    }
+
+    fn readable(&self) -> impl Iterator<Item = &Segment> {
+        self.live.iter().filter(|segment| segment.last > self.before_oldest)
+    }
+
+    /// The one that is written to.
+    pub(super) fn current(&mut self) -> Option<&mut Segment> {
+        self.live.back_mut()
+    }
+
+    /// Goes on to a new segment, whose file takes `whole` bytes, and forgets what there is no room for beside it.
+    pub(super) fn begin(&mut self, segment: Segment, whole: u64) {
+        self.live.push_back(segment);
+        self.whole = whole;
+        self.forget_excess();
+    }
+
+    fn forget_excess(&mut self) {
+        while self.live.len() > 1 && self.taken() > self.limit {
+            self.drop_oldest();
+        }
+    }
+
+    fn taken(&self) -> u64 {
+        let sealed = self.live.len().saturating_sub(1);
+        self.live.iter().take(sealed).map(|segment| segment.end).sum::<u64>() + self.whole
+    }
+
+    /// Takes back the segment that was begun last, if nothing is in it.
+    pub(super) fn take_back_empty(&mut self) -> Option<Segment> {
+        if self.live.back().is_some_and(Segment::is_empty) { self.live.pop_back() } else { None }
+    }
+
+    fn drop_oldest(&mut self) {
+        if let Some(segment) = self.live.pop_front() {
+            self.before_oldest = self.before_oldest.max(segment.last);
+            self.dropped.push(segment);
+        }
+    }
+
+    /// Forgets segments in which everything happened before `time`. True if the one that is written to would be among them: its events can no
+    /// longer be read, and its file goes once it is no more the one.
+    pub(super) fn forget_before(&mut self, time: UnixNanos) -> bool {
+        let old = |segment: &Segment| segment.newest < time || segment.is_empty();
+        while self.live.len() > 1 && self.live.front().is_some_and(old) {
+            self.drop_oldest();
+        }
+        match self.live.back() {
+            Some(segment) if self.live.len() == 1 && !segment.is_empty() && segment.newest < time => {
+                self.before_oldest = segment.last;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The newest offset among what is forgotten and still has a file.
+    pub(super) fn newest_dropped(&self) -> Option<Offset> {
+        self.dropped.last().map(|segment| segment.last)
+    }
+
+    /// Takes out what is forgotten and wholly at or before `offset`, to have its files removed.
+    pub(super) fn take_dropped(&mut self, offset: Offset) -> Vec<Segment> {
+        let count = self.dropped.partition_point(|segment| segment.last <= offset);
+        self.dropped.drain(..count).collect()
+    }
+
+    /// Puts back what could not be removed.
+    pub(super) fn put_back(&mut self, segments: Vec<Segment>) {
+        self.dropped.splice(0..0, segments);
+    }
+
+    /// Where to look for the records after `after`; none if no segment has any.
+    pub(super) fn spot(&self, after: Offset) -> Option<Spot> {
+        let at = self.live.partition_point(|segment| segment.last <= after);
+        let segment = self.live.get(at)?;
+        Some(Spot {
+            path: segment.path.clone(),
+            salt: segment.salt,
+            at: segment.before(after + 1),
+            end: segment.end,
+            last: segment.last,
+        })
+    }
+}
