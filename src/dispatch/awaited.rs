@@ -57,10 +57,10 @@ impl Awaited {
     pub(super) async fn all(&mut self) {
         std::future::poll_fn(|context| {
             let clock = &self.clock;
-            let waiting =
-                self.deliveries.iter_mut().filter_map(|(delivery, receipts)| {
-                    receipts.poll(delivery, clock, context).is_pending().then_some(())
-                });
+            let waiting = self
+                .deliveries
+                .iter_mut()
+                .filter_map(|(delivery, receipts)| receipts.poll(delivery, clock, context).is_pending().then_some(()));
             if waiting.count() == 0 { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;

@@ -176,7 +176,9 @@ mod tests {
         assert!(matches!(begin(0, &client("a"), "m", "hi"), Begun::Sent(_)));
         assert!(matches!(begin(0, &client("a"), "m", "ho"), Begun::Reused));
         let connection = Target::Connection(ConnectionId::NONE);
-        for (caller, target, id) in [(1, &client("a"), "m"), (0, &client("b"), "m"), (0, &client("a"), "n"), (0, &connection, "m")] {
+        for (caller, target, id) in
+            [(1, &client("a"), "m"), (0, &client("b"), "m"), (0, &client("a"), "n"), (0, &connection, "m")]
+        {
             assert!(matches!(begin(caller, target, id, "hi"), Begun::First(_)), "{caller} {target:?} {id}");
         }
     }

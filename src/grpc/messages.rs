@@ -52,7 +52,8 @@ impl Order {
         // Only who still waits at the deadline can be told that the frame was dropped at it; who was answered before, with the stage reached, was
         // told that it stays in the outbox.
         let deadline = deadline.filter(|deadline| receipt.is_some_and(|receipt| *deadline <= Instant::now() + receipt));
-        let outgoing = Outgoing { target, payload, written, acked, id, caller: Caller::ANYONE, deadline, if_generation };
+        let outgoing =
+            Outgoing { target, payload, written, acked, id, caller: Caller::ANYONE, deadline, if_generation };
         Ok(Self { outgoing, receipt, min_cursor: request.min_cursor })
     }
 
@@ -73,11 +74,7 @@ impl Order {
 }
 
 /// The answer once the receipt is there, or once it was accepted if none is wanted.
-pub(super) async fn settle(
-    shared: &Shared,
-    accepted: Accepted,
-    timeout: Duration,
-) -> Result<pb::SendResponse, Error> {
+pub(super) async fn settle(shared: &Shared, accepted: Accepted, timeout: Duration) -> Result<pb::SendResponse, Error> {
     Ok(answer(&shared.dispatch.settle(accepted, timeout).await?))
 }
 

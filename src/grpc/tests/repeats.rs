@@ -241,7 +241,8 @@ async fn a_stream_has_the_same_memory_and_an_outcome_for_each() {
     let mut stream = stream.into_inner();
     let other = SendRequest { payload: Some(Payload::Text("other".into())), ..hello("new") };
     let nobody = SendRequest { target: client("nobody"), ..hello("nobody") };
-    let sends = [hello("before"), hello("new"), hello("new"), other, nobody.clone(), nobody, written("w"), written("w")];
+    let sends =
+        [hello("before"), hello("new"), hello("new"), other, nobody.clone(), nobody, written("w"), written("w")];
     let tagged = |(tag, request)| TaggedSend { tag, request: Some(request) };
     let sends = (0..).zip(sends).map(tagged).collect();
     requests.send(SendStreamRequest { sends }).await.expect("open");

@@ -152,10 +152,7 @@ async fn a_bad_send_is_refused_with_its_field_and_nothing_is_sent() {
     }
     let cursor = SendRequest { min_cursor: "x".into(), ..base() };
     assert_error(&send(&rig, cursor).await.expect_err("refused"), Code::InvalidArgument, "CURSOR_INVALID");
-    let unbuilt = [
-        SendRequest { ttl: span(1, 0), ..base() },
-        SendRequest { receipt: Stage::Stored.into(), ..base() },
-    ];
+    let unbuilt = [SendRequest { ttl: span(1, 0), ..base() }, SendRequest { receipt: Stage::Stored.into(), ..base() }];
     for request in unbuilt {
         let error = send(&rig, request).await.expect_err("refused");
         assert_error(&error, Code::Unimplemented, "NOT_IMPLEMENTED");
