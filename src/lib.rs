@@ -4,7 +4,7 @@
 //! right; a test reads the arrows):
 //!
 //! ```text
-//! app -> { ws, grpc, admin } -> { connection, consumers, dispatch, drain } -> registry -> { outbox, log, store } -> { event, close, ... }
+//! app -> { ws, grpc, admin } -> { connection, consumers, dispatch, drain, mailbox } -> registry -> { outbox, log, store } -> { event, close, ... }
 //! ```
 //!
 //! The ways data takes:
@@ -33,6 +33,7 @@ pub mod heartbeat;
 pub mod ids;
 pub mod labels;
 pub mod log;
+pub mod mailbox;
 pub mod metrics;
 pub mod outbox;
 pub mod position;

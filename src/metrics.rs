@@ -149,6 +149,28 @@ impl SendOutcome {
     ];
 }
 
+/// What became of a message with a time-to-live.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub enum MailOutcome {
+    /// Stored.
+    Stored,
+    /// Delivered; it was stored too.
+    Delivered,
+    /// Given up, its time being over; it was stored too.
+    Expired,
+    /// Not stored.
+    Refused,
+}
+
+impl MailOutcome {
+    const ALL: [(Self, &'static str); 4] = [
+        (Self::Stored, "stored"),
+        (Self::Delivered, "delivered"),
+        (Self::Expired, "expired"),
+        (Self::Refused, "refused"),
+    ];
+}
+
 /// Heartbeats by who sent what.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum Beat {
@@ -236,6 +258,10 @@ pub struct Reading {
     pub log_healthy: i64,
     /// Age of the oldest event kept, in seconds.
     pub oldest_event_seconds: f64,
+    /// Messages in all mailboxes.
+    pub mailbox_messages: i64,
+    /// Bytes in all mailboxes, as their bounds count them.
+    pub mailbox_bytes: i64,
     /// Open `Subscribe` streams.
     pub subscribers: i64,
     /// How many events the furthest behind of them is behind.
@@ -274,6 +300,8 @@ metrics! {
     heartbeats: CounterPer<Beat>,
     /// Sends to one connection, by outcome.
     sends: CounterPer<SendOutcome>,
+    /// Messages with a time-to-live, by what became of them.
+    mail: CounterPer<MailOutcome>,
     /// Attempts to resume a session, by outcome.
     resumes: CounterPer<Resume>,
     /// Sessions without a socket that may still be resumed.
@@ -298,6 +326,8 @@ struct ReadingGauges {
     connections: Family<Label, Gauge>,
     outbox_frames: Gauge,
     outbox_bytes: Gauge,
+    mailbox_messages: Gauge,
+    mailbox_bytes: Gauge,
     log_events: Gauge,
     log_bytes: Gauge,
     log_healthy: Gauge,
@@ -368,6 +398,13 @@ impl Default for Metrics {
                 "outcome",
                 &SendOutcome::ALL,
             ),
+            mail: CounterPer::register(
+                r,
+                "mail",
+                "Messages with a time-to-live, by what became of them; a delivered or expired one was stored too",
+                "outcome",
+                &MailOutcome::ALL,
+            ),
             resumes: CounterPer::register(
                 r,
                 "resumes",
@@ -409,6 +446,8 @@ impl ReadingGauges {
             connections: Family::default(),
             outbox_frames: Gauge::default(),
             outbox_bytes: Gauge::default(),
+            mailbox_messages: Gauge::default(),
+            mailbox_bytes: Gauge::default(),
             log_events: Gauge::default(),
             log_bytes: Gauge::default(),
             log_healthy: Gauge::default(),
@@ -426,6 +465,16 @@ impl ReadingGauges {
             "outbox_bytes",
             "Payload bytes waiting to be written, over all connections",
             gauges.outbox_bytes.clone(),
+        );
+        registry.register(
+            "mailbox_messages",
+            "Messages with a time-to-live in all mailboxes",
+            gauges.mailbox_messages.clone(),
+        );
+        registry.register(
+            "mailbox_bytes",
+            "Bytes of messages in all mailboxes, with what is counted for each message",
+            gauges.mailbox_bytes.clone(),
         );
         registry.register("log_events", "Events kept in the log", gauges.log_events.clone());
         registry.register("log_bytes", "Bytes that the log keeps", gauges.log_bytes.clone());
@@ -456,6 +505,8 @@ impl Metrics {
         g.connections.get_or_create_owned(&vec![("state", "suspect")]).set(reading.suspect);
         g.outbox_frames.set(reading.outbox_frames);
         g.outbox_bytes.set(reading.outbox_bytes);
+        g.mailbox_messages.set(reading.mailbox_messages);
+        g.mailbox_bytes.set(reading.mailbox_bytes);
         g.log_events.set(reading.log_events);
         g.log_bytes.set(reading.log_bytes);
         g.log_healthy.set(reading.log_healthy);

@@ -59,6 +59,8 @@ struct Queue {
     frames: VecDeque<Frame>,
     bytes: usize,
     closed: bool,
+    /// Stored messages come first: anything else is refused as if it were full.
+    held: bool,
 }
 
 impl Outbox {
@@ -66,22 +68,32 @@ impl Outbox {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Adds a frame.
+    /// Adds a frame. While the outbox is held for stored messages it is full for anything else.
     ///
     /// # Errors
     /// [`Refused`], with the frame dropped.
     pub fn push(&self, frame: Frame, limits: OutboxLimits) -> Result<(), Refused> {
         let mut queue = self.queue();
-        if queue.closed {
-            return Err(Refused::Closed);
-        }
-        let bytes = queue.bytes + frame.payload.len();
-        if queue.frames.len() >= limits.frames || bytes > limits.bytes {
+        if queue.held && !queue.closed {
             return Err(Refused::Full);
         }
-        queue.bytes = bytes;
-        queue.frames.push_back(frame);
+        queue.push(frame, limits).map_err(|(refused, _)| refused)
+    }
+
+    /// Adds a stored message. With the last of them the outbox is open to others again, in the same moment, so that nothing comes between.
+    ///
+    /// # Errors
+    /// [`Refused`], with the frame handed back.
+    pub fn push_mail(&self, frame: Frame, limits: OutboxLimits, last: bool) -> Result<(), (Refused, Frame)> {
+        let mut queue = self.queue();
+        queue.push(frame, limits)?;
+        queue.held &= !last;
         Ok(())
+    }
+
+    /// Says whether stored messages come first.
+    pub fn hold(&self, held: bool) {
+        self.queue().held = held;
     }
 
     /// Takes the next frame to write. One whose deadline has passed is told so and skipped; how many were is the second answer.
@@ -143,6 +155,21 @@ impl Outbox {
     }
 }
 
+impl Queue {
+    fn push(&mut self, frame: Frame, limits: OutboxLimits) -> Result<(), (Refused, Frame)> {
+        if self.closed {
+            return Err((Refused::Closed, frame));
+        }
+        let bytes = self.bytes + frame.payload.len();
+        if self.frames.len() >= limits.frames || bytes > limits.bytes {
+            return Err((Refused::Full, frame));
+        }
+        self.bytes = bytes;
+        self.frames.push_back(frame);
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -187,6 +214,23 @@ mod tests {
         outbox.close();
         assert_eq!(outbox.push(frame(1), LIMITS), Err(Refused::Closed));
         assert!(outbox.pop(Instant::now()).0.is_some());
+    }
+
+    #[tokio::test]
+    async fn held_for_mail_it_refuses_the_rest_until_the_last_of_the_mail_is_in() {
+        let outbox = Outbox::default();
+        outbox.hold(true);
+        assert_eq!(outbox.push(frame(1), LIMITS), Err(Refused::Full));
+        assert!(outbox.push_mail(frame(2), LIMITS, false).is_ok());
+        assert_eq!(outbox.push(frame(1), LIMITS), Err(Refused::Full));
+        let over = outbox.push_mail(frame(9), LIMITS, true).expect_err("over the bytes");
+        assert_eq!((over.0, over.1.payload.len()), (Refused::Full, 9));
+        assert!(outbox.pop(Instant::now()).0.is_some());
+        assert!(outbox.push_mail(over.1, LIMITS, true).is_ok());
+        assert_eq!(outbox.push(frame(1), LIMITS), Ok(()));
+        outbox.hold(true);
+        outbox.close();
+        assert_eq!(outbox.push(frame(1), LIMITS), Err(Refused::Closed));
     }
 
     #[tokio::test(start_paused = true)]

@@ -11,7 +11,7 @@ const LAYERS: &[&[&str]] = &[
     &["metrics"],
     &["outbox", "log", "store"],
     &["registry"],
-    &["dispatch", "drain", "connection", "consumers"],
+    &["dispatch", "drain", "connection", "consumers", "mailbox"],
     &["ws", "grpc", "admin"],
     &["app"],
 ];

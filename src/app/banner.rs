@@ -33,6 +33,9 @@ pub(super) fn banner(config: &Config, addresses: &Addresses, max_connections: us
         AnonymousPolicy::Reject => "one that does not is refused",
     };
     line(format_args!("  identity   clients name themselves, unchecked: any client may claim any id; {unnamed}"));
+    if config.identity.trust_self_named {
+        line(format_args!("  mailboxes  for any id, unchecked: whoever takes an id gets its mail; {}", kept(config)));
+    }
     if max_connections < config.ws.max_connections {
         line(format_args!(
             "  limit      {max_connections} connections, not {}: the limit of open files allows no more",
@@ -50,6 +53,13 @@ pub(super) fn banner(config: &Config, addresses: &Addresses, max_connections: us
         "  grpcurl {options} -d '{{\"target\":{{\"client_id\":\"alice\"}},\"text\":\"hi\",\"receipt\":\"STAGE_WRITTEN\"}}' {server} heartwire.v1.MessageService/Send"
     ));
     text
+}
+
+fn kept(config: &Config) -> &'static str {
+    match config.log.data_dir.as_os_str().is_empty() {
+        true => "in memory, they end with the process",
+        false => "in the data directory",
+    }
 }
 
 fn query(config: &Config) -> String {
@@ -91,6 +101,16 @@ mod tests {
         assert_eq!(tries.len(), 3);
         assert!(tries[0].contains("'ws://127.0.0.1:8181/?client_id=alice'"), "{}", tries[0]);
         assert!(tries[1..].iter().all(|line| line.contains("grpcurl -plaintext -d '")));
+    }
+
+    #[test]
+    fn it_says_that_mail_goes_to_whoever_takes_an_id_where_that_is_so() {
+        let mut config = Config::default();
+        assert!(!shown(&config).contains("mailboxes"));
+        config.identity.trust_self_named = true;
+        assert!(shown(&config).contains("whoever takes an id gets its mail; in memory"));
+        config.log.data_dir = "/var/lib/heartwire".into();
+        assert!(shown(&config).contains("gets its mail; in the data directory"));
     }
 
     #[test]

@@ -31,6 +31,7 @@ use crate::drain::{Drain, Pace};
 use crate::grpc::{self, DrainDefaults, Health, Services, Serving};
 use crate::log::journal::{DataDir, JournalLog, OpenError};
 use crate::log::{Log, MemoryLog, Retention};
+use crate::mailbox::Mailboxes;
 use crate::metrics::{Metrics, Reading};
 use crate::registry::Registry;
 use crate::shutdown::Closing;
@@ -180,6 +181,10 @@ impl App {
         let closing = Closing::default();
         let dispatch = Dispatch::new(Arc::clone(&registry), Arc::clone(&metrics));
 
+        let mailboxes =
+            Mailboxes::open(store.clone(), Arc::clone(&registry), settings::mailbox(&config), Arc::clone(&metrics))?;
+        let (running, token) = (mailboxes.clone(), stop.clone());
+        vital.spawn("the mailboxes", async move { running.run(token).await });
         let (forgetful, token) = (dispatch.clone(), stop.clone());
         background.spawn(async move { forgetful.run_forgetting(token).await });
 
@@ -187,6 +192,7 @@ impl App {
         let services = Services::new(grpc::Deps {
             registry: Arc::clone(&registry),
             dispatch,
+            mailboxes: mailboxes.clone(),
             store,
             metrics: Arc::clone(&metrics),
             drain: Arc::clone(&drain),
@@ -224,6 +230,7 @@ impl App {
         let reading = Arc::new(move || {
             let mut reading = Reading::default();
             gauged.read_gauges(&mut reading);
+            mailboxes.read_gauges(&mut reading);
             subscribers.read_gauges(gauged.log().bounds().head, &mut reading);
             reading
         });

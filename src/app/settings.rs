@@ -7,6 +7,7 @@ use hyper::header::HeaderName;
 use crate::config::{AnonymousPolicy, Config, DuplicatePolicy, ProofOfLife, ServerHeartbeat};
 use crate::connection::{ConnectionSettings, Rates, ServerBeat};
 use crate::heartbeat::Cadence;
+use crate::mailbox;
 use crate::outbox::OutboxLimits;
 use crate::registry::{Duplicates, Settings};
 use crate::ws::HandshakeSettings;
@@ -47,6 +48,17 @@ pub(super) fn connection(config: &Config) -> ConnectionSettings {
         max_message: config.ws.max_message.as_usize(),
         uncommitted: u32::try_from(config.limits.uncommitted_bytes.bytes()).unwrap_or(u32::MAX),
         reconnect_jitter: config.shutdown.reconnect_jitter,
+    }
+}
+
+pub(super) fn mailbox(config: &Config) -> mailbox::Settings {
+    mailbox::Settings {
+        limits: mailbox::Limits {
+            max_messages: config.mailbox.max_messages,
+            max_bytes: config.mailbox.max_bytes.bytes(),
+            max_total_bytes: config.mailbox.max_total_bytes.bytes(),
+        },
+        trust_self_named: config.identity.trust_self_named,
     }
 }
 

@@ -14,6 +14,9 @@ use crate::pb;
 /// Longest time that a flag takes: beyond it gRPC's own notation for deadlines ends.
 const MOST_TIME: Duration = Duration::from_secs(24 * 60 * 60);
 
+/// The longest that a message is stored.
+const MOST_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
+
 /// Holds WebSocket connections for a backend and tells it over gRPC who came, who went and what they said
 #[derive(Parser, Debug)]
 #[command(name = "heartwire", version, args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
@@ -203,6 +206,8 @@ pub(super) struct ConsumersArgs {
 
 #[derive(ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Receipt {
+    /// Stored for the client; with --ttl
+    Stored,
     /// In the outbox
     Accepted,
     /// Taken by the kernel
@@ -243,11 +248,19 @@ pub(super) struct SendArgs {
     )]
     pub(super) if_generation: i64,
 
-    /// The stage to wait for
-    #[arg(long, value_enum, default_value = "accepted")]
-    pub(super) receipt: Receipt,
+    /// Store the message and send it for as long as this, until the client has it
+    #[arg(long, value_name = "TIME", value_parser = ttl, conflicts_with_all = ["connection", "if_generation"])]
+    pub(super) ttl: Option<Duration>,
 
-    /// How long to wait for --receipt written
+    /// Names the message, so that a repeat is not stored twice
+    #[arg(long, value_name = "ID", requires = "ttl", default_value = "", hide_default_value = true)]
+    pub(super) message_id: String,
+
+    /// The stage to wait for [default: accepted, or stored with --ttl]
+    #[arg(long, value_enum)]
+    pub(super) receipt: Option<Receipt>,
+
+    /// How long to wait for --receipt written, or with --ttl for accepted
     #[arg(long, value_name = "TIME", default_value = "5s", value_parser = time)]
     pub(super) receipt_timeout: Duration,
 
@@ -342,6 +355,13 @@ fn time(text: &str) -> Result<Duration, String> {
     match humantime::parse_duration(text) {
         Ok(time) if (Duration::from_millis(1)..=MOST_TIME).contains(&time) => Ok(time),
         _ => Err("expected a time from 1ms to 24h, such as 500ms or 10s".to_owned()),
+    }
+}
+
+fn ttl(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(time) if (Duration::from_millis(1)..=MOST_TTL).contains(&time) => Ok(time),
+        _ => Err("expected a time from 1ms to 7d, such as 10m or 2h".to_owned()),
     }
 }
 

@@ -24,15 +24,24 @@ const MOST_BYTES: u64 = 64 * 1024 * 1024;
 /// What the flags ask to be sent; the message may be read from stdin here.
 pub(super) fn send_request(args: &SendArgs, stdin: &mut dyn Read) -> Result<pb::SendRequest, CliError> {
     let (target, text) = target_and_text(args)?;
-    let (receipt, receipt_timeout) = match args.receipt {
-        Receipt::Accepted => (pb::Stage::Accepted, None),
-        Receipt::Written => (pb::Stage::Written, prost_types::Duration::try_from(args.receipt_timeout).ok()),
+    let ttl = args.ttl.map(prost_types::Duration::try_from).transpose();
+    let ttl = ttl.map_err(|_| CliError::Usage("--ttl is too long".to_owned()))?;
+    let receipt = match args.receipt {
+        Some(Receipt::Stored) => pb::Stage::Stored,
+        Some(Receipt::Accepted) => pb::Stage::Accepted,
+        Some(Receipt::Written) => pb::Stage::Written,
+        None if ttl.is_some() => pb::Stage::Stored,
+        None => pb::Stage::Accepted,
     };
+    let waits = receipt == pb::Stage::Written || (receipt == pb::Stage::Accepted && ttl.is_some());
+    let receipt_timeout = waits.then(|| prost_types::Duration::try_from(args.receipt_timeout).ok()).flatten();
     Ok(pb::SendRequest {
         target: Some(pb::Target { target: Some(target) }),
         payload: Some(payload(text, args.binary.as_deref(), stdin)?),
         receipt: receipt.into(),
         receipt_timeout,
+        ttl,
+        message_id: args.message_id.clone(),
         if_generation: args.if_generation,
         ..Default::default()
     })
@@ -89,8 +98,11 @@ fn print(deliveries: &[pb::Delivery], out: &mut dyn Write) -> io::Result<()> {
             0 => String::new(),
             number => enum_name(failure, "DELIVERY_FAILURE_", number),
         };
-        let line =
-            format!("{}  {}  {stage:<8}  {failure}", escaped(&delivery.connection_id), clock(delivery.time.as_ref()));
+        let connection_id = match delivery.connection_id.as_str() {
+            "" => "-".to_owned(),
+            id => escaped(id),
+        };
+        let line = format!("{connection_id}  {}  {stage:<8}  {failure}", clock(delivery.time.as_ref()));
         writeln!(out, "{}", line.trim_end())?;
     }
     Ok(())

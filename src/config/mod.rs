@@ -28,8 +28,8 @@ pub use self::byte_size::{ByteSize, ParseByteSizeError};
 pub use self::choices::{AnonymousPolicy, DuplicatePolicy, LogFormat, ProofOfLife, ServerHeartbeat};
 pub use self::error::{ConfigErrors, Problem};
 pub use self::sections::{
-    AdminConfig, GrpcConfig, HeartbeatConfig, IdentityConfig, LimitsConfig, LogConfig, NodeConfig, ShutdownConfig,
-    TelemetryConfig, WsConfig,
+    AdminConfig, GrpcConfig, HeartbeatConfig, IdentityConfig, LimitsConfig, LogConfig, MailboxConfig, NodeConfig,
+    ShutdownConfig, TelemetryConfig, WsConfig,
 };
 pub use self::source::{Origin, Place, Sources};
 
@@ -45,6 +45,8 @@ pub struct Config {
     pub heartbeat: HeartbeatConfig,
     /// What one connection may use.
     pub limits: LimitsConfig,
+    /// What may be stored for clients.
+    pub mailbox: MailboxConfig,
     /// How much of the log is kept.
     pub log: LogConfig,
     /// The gRPC listener, for backends.

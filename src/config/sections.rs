@@ -91,6 +91,9 @@ pub struct IdentityConfig {
     /// Takeovers of one client id in a minute, 0 = unlimited; beyond it the newcomer is closed 4429. Default 5: more
     /// than a roaming device needs, fewer than two clients fighting for one id make.
     pub takeovers_per_minute: u64,
+    /// Whether clients that name themselves, with nobody checking, may have mailboxes. Default false: whoever takes an
+    /// id gets the mail that is stored for it.
+    pub trust_self_named: bool,
     /// Connections of one client id at once where `duplicates` is `allow`, 2 to 1,024; beyond it the newcomer is closed
     /// 4410. Otherwise unused. Default 16: more than one person's devices and tabs, and a leak is soon noticed.
     pub max_connections_per_client: usize,
@@ -104,6 +107,7 @@ impl Default for IdentityConfig {
             anonymous: AnonymousPolicy::default(),
             duplicates: DuplicatePolicy::default(),
             takeovers_per_minute: 5,
+            trust_self_named: false,
             max_connections_per_client: 16,
         }
     }
@@ -169,6 +173,26 @@ impl Default for LimitsConfig {
             outbox_bytes: ByteSize::mib(1),
             uncommitted_bytes: ByteSize::kib(256),
         }
+    }
+}
+
+/// `[mailbox]`: what may be stored for clients. A message counts with its payload, its id and 256 bytes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MailboxConfig {
+    /// Messages stored for one client id, 1 to 100,000; when full, sends with a `ttl` are refused. Default 1,000: a
+    /// day away from a chatty backend.
+    pub max_messages: usize,
+    /// Bytes stored for one client id, 1 KiB to 1 GiB; likewise. Default 1 MiB: what an outbox takes.
+    pub max_bytes: ByteSize,
+    /// Bytes stored in all, 1 KiB to 1 TiB and at least `max_bytes`; likewise. Without `log.data_dir` this is memory.
+    /// Default 64 MiB: what the log may take, in the memory of a small container.
+    pub max_total_bytes: ByteSize,
+}
+
+impl Default for MailboxConfig {
+    fn default() -> Self {
+        Self { max_messages: 1_000, max_bytes: ByteSize::mib(1), max_total_bytes: ByteSize::mib(64) }
     }
 }
 

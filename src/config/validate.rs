@@ -28,11 +28,12 @@ impl Config {
         self.heartbeat_times(&mut found);
         self.listeners(&mut found);
         self.log_holds_a_message(&mut found);
+        self.mailboxes_hold_one(&mut found);
         found.problems
     }
 
     fn ranges(&self, found: &mut Findings) {
-        let Self { ws, identity, limits, log, grpc, shutdown, heartbeat, .. } = self;
+        let Self { ws, identity, limits, log, mailbox, grpc, shutdown, heartbeat, .. } = self;
         found.range("ws.max_connections", &ws.max_connections, 1..=10_000_000);
         // gRPC clients refuse messages over 4 MiB by default, and an event is more than the message in it.
         found.range("ws.max_message", &ws.max_message, ByteSize(1)..=ByteSize::mib(3));
@@ -46,6 +47,9 @@ impl Config {
         found.range("limits.outbox_frames", &limits.outbox_frames, 1..=1_000_000);
         found.range("limits.outbox_bytes", &limits.outbox_bytes, ByteSize::kib(1)..=ByteSize::mib(1024));
         found.range("limits.uncommitted_bytes", &limits.uncommitted_bytes, ByteSize(1)..=ByteSize::mib(1024));
+        found.range("mailbox.max_messages", &mailbox.max_messages, 1..=100_000);
+        found.range("mailbox.max_bytes", &mailbox.max_bytes, ByteSize::kib(1)..=ByteSize::mib(1024));
+        found.range("mailbox.max_total_bytes", &mailbox.max_total_bytes, ByteSize::kib(1)..=ByteSize::mib(1 << 20));
         found.at_least("log.max_bytes", &log.max_bytes, &ByteSize::kib(256));
         if let Some(age) = log.max_age.filter(|age| *age < Duration::from_secs(1)) {
             found.add("log.max_age", format!("{} is too short, expected at least 1s, or \"\"", duration::show(age)));
@@ -121,6 +125,14 @@ impl Config {
         if room < message {
             let text = format!("{room} has no room for one message of ws.max_message, which is {message}");
             found.problems.push(Problem::of("log.max_bytes", text).against("ws.max_message"));
+        }
+    }
+
+    fn mailboxes_hold_one(&self, found: &mut Findings) {
+        let (all, one) = (self.mailbox.max_total_bytes, self.mailbox.max_bytes);
+        if all < one {
+            let text = format!("{all} has no room for one mailbox of mailbox.max_bytes, which is {one}");
+            found.problems.push(Problem::of("mailbox.max_total_bytes", text).against("mailbox.max_bytes"));
         }
     }
 }
@@ -295,6 +307,15 @@ mod tests {
             c.ws.max_message = ByteSize::mib(2);
         });
         assert_eq!(found, ["log.max_bytes"]);
+    }
+
+    #[test]
+    fn mailboxes_with_no_room_for_a_full_one_are_a_contradiction() {
+        assert_eq!(keys(|c| c.mailbox.max_total_bytes = ByteSize::kib(1023)), ["mailbox.max_total_bytes"]);
+        assert!(keys(|c| c.mailbox.max_total_bytes = ByteSize::mib(1)).is_empty());
+        assert_eq!(keys(|c| c.mailbox.max_messages = 0), ["mailbox.max_messages"]);
+        assert_eq!(keys(|c| c.mailbox.max_messages = 100_001), ["mailbox.max_messages"]);
+        assert_eq!(keys(|c| c.mailbox.max_bytes = ByteSize(1023)), ["mailbox.max_bytes"]);
     }
 
     #[test]

@@ -12,6 +12,7 @@ use crate::event::{ConnectionInfo, Disconnected, Event, EventKind, Liveness, Pay
 use crate::heartbeat::Cadence;
 use crate::ids::ConnectionId;
 use crate::labels::Labels;
+use crate::mailbox::{self, Progress};
 use crate::pb;
 use crate::pb::event::Kind;
 use crate::registry::ConnectionView;
@@ -108,13 +109,12 @@ pub(super) fn snapshot_event(view: &ConnectionView) -> pb::Event {
 /// An event of the log; `cursor` is empty in a snapshot.
 pub(super) fn event(event: &Event, cursor: String) -> pb::Event {
     let info = &event.connection;
-    let id = info.connection_id;
     pb::Event {
         cursor,
         time: Some(timestamp(event.time)),
         node_id: info.node_id.as_ref().to_owned(),
         client_id: info.client_id.as_str().to_owned(),
-        connection_id: if id == ConnectionId::NONE { String::new() } else { id.to_string() },
+        connection_id: connection_id(info.connection_id),
         generation: info.generation(),
         labels: labels(&event.labels),
         kind: Some(kind(info, &event.kind)),
@@ -213,6 +213,27 @@ pub(super) fn delivery(delivery: &Delivery) -> pb::Delivery {
         time: delivery.stage.map(|_| timestamp(delivery.time)),
         failure: failure.into(),
     }
+}
+
+/// How far a stored message has come.
+pub(super) fn progress(progress: &Progress) -> pb::Delivery {
+    let stage = match progress.stage {
+        mailbox::Stage::Stored => pb::Stage::Stored,
+        mailbox::Stage::Accepted => pb::Stage::Accepted,
+        mailbox::Stage::Written => pb::Stage::Written,
+        mailbox::Stage::Acked => pb::Stage::Acked,
+    };
+    pb::Delivery {
+        connection_id: connection_id(progress.connection_id),
+        stage: stage.into(),
+        time: progress.time.map(timestamp),
+        failure: pb::DeliveryFailure::Unspecified.into(),
+    }
+}
+
+/// The id of a connection; empty for none.
+fn connection_id(id: ConnectionId) -> String {
+    if id == ConnectionId::NONE { String::new() } else { id.to_string() }
 }
 
 #[cfg(test)]

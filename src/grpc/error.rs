@@ -15,6 +15,7 @@ use crate::consumers::Ended;
 use crate::dispatch::SendError;
 use crate::event::Generation;
 use crate::log::CursorError;
+use crate::mailbox::PostError;
 use crate::registry::{CommandError, OtherGeneration, Registry};
 use crate::store::StoreError;
 
@@ -85,12 +86,18 @@ pub(super) enum Error {
     OutboxFull,
     #[error("the client does not speak heartwire.v1.json and cannot acknowledge; the message was not sent")]
     AckUnsupported,
-    #[error("another message was sent with this message_id")]
+    #[error("message_id names another message")]
     MessageIdReused,
     #[error("too many receipts are awaited on this stream; the message was not sent")]
     ReceiptsLimit,
     #[error("the outcomes were not read for 10 s")]
     ResponsesUnread,
+    #[error("the client id is not verified: clients name themselves here, so a mailbox could be taken by anybody")]
+    IdentityUnverified,
+    #[error("{0}; the message was not stored")]
+    MailboxFull(&'static str),
+    #[error("the store did not sync the message in time; it may still be stored and sent")]
+    StoreLate,
     #[error("the log did not take or show the event in time")]
     LogUnavailable,
     #[error("the log is damaged: {0}")]
@@ -180,6 +187,9 @@ impl Error {
             Self::MessageIdReused => (Code::AlreadyExists, "MESSAGE_ID_REUSED"),
             Self::ReceiptsLimit => (Code::ResourceExhausted, "RECEIPTS_LIMIT"),
             Self::ResponsesUnread => (Code::Aborted, "RESPONSES_UNREAD"),
+            Self::IdentityUnverified => (Code::FailedPrecondition, "IDENTITY_UNVERIFIED"),
+            Self::MailboxFull(_) => (Code::ResourceExhausted, "MAILBOX_FULL"),
+            Self::StoreLate => (Code::DeadlineExceeded, "STORE_LATE"),
             Self::LogUnavailable => (Code::Unavailable, "LOG_UNAVAILABLE"),
             Self::LogDamaged(_) => (Code::DataLoss, "LOG_DAMAGED"),
             Self::SubscribersLimit(_) => (Code::ResourceExhausted, "SUBSCRIBERS_LIMIT"),
@@ -224,6 +234,7 @@ impl Error {
             | Self::SnapshotsLimit(_)
             | Self::LogUnavailable
             | Self::Store(_)
+            | Self::MailboxFull(_)
             | Self::RequestsLimit => Some(PLACE_RETRY),
             _ => None,
         }
@@ -270,6 +281,20 @@ impl From<SendError> for Error {
             SendError::Expired => Self::Expired,
             SendError::IdReused => Self::MessageIdReused,
             SendError::Unsettled => Self::DeadlineExceeded,
+        }
+    }
+}
+
+impl From<PostError> for Error {
+    fn from(error: PostError) -> Self {
+        match error {
+            PostError::Unverified => Self::IdentityUnverified,
+            PostError::TooLarge { .. } => Self::field("payload", error.to_string()),
+            PostError::ClientFull => Self::MailboxFull("the mailbox of the client is full"),
+            PostError::AllFull => Self::MailboxFull("the mailboxes are full"),
+            PostError::IdReused => Self::MessageIdReused,
+            PostError::Store(error) => Self::Store(error),
+            PostError::Late => Self::StoreLate,
         }
     }
 }

@@ -15,20 +15,51 @@ use super::error::{Error, Items, Reply, reply};
 use super::send_stream;
 use crate::dispatch::{Accepted, Caller, Outgoing, Settled};
 use crate::labels::Labels;
+use crate::mailbox::{self, MAX_TTL, Mail, Posting};
 use crate::pb;
 use crate::pb::message_service_server::MessageService;
+use crate::registry::Target;
 
 const RECEIPT_DEFAULT: Duration = Duration::from_secs(5);
 const RECEIPT_TIMEOUT: RangeInclusive<Duration> = Duration::from_nanos(1)..=Duration::from_secs(60);
+
+const TTL: RangeInclusive<Duration> = Duration::from_nanos(1)..=MAX_TTL;
 
 pub(super) struct Messages(pub(super) Arc<Shared>);
 
 /// A send whose request was in order.
 pub(super) struct Order {
-    outgoing: Outgoing,
+    message: Message,
     /// How long to wait for the receipt; none if none is wanted.
     receipt: Option<Duration>,
     pub(super) min_cursor: String,
+}
+
+/// What is to be done with a message.
+enum Message {
+    /// Put in the outboxes there are.
+    Now(Outgoing),
+    /// Stored first.
+    Kept(Mail),
+}
+
+/// A send that has begun, with its receipts to come.
+pub(super) enum Begun {
+    Accepted(Accepted),
+    Posting(Posting),
+}
+
+impl Begun {
+    /// The answer, if it is there already; otherwise the send as it was.
+    pub(super) fn settled(self) -> Result<pb::SendResponse, Self> {
+        match self {
+            Self::Accepted(accepted) => match accepted.settled() {
+                Ok(settled) => Ok(answer(&settled)),
+                Err(accepted) => Err(Self::Accepted(accepted)),
+            },
+            Self::Posting(posting) => Err(Self::Posting(posting)),
+        }
+    }
 }
 
 impl Order {
@@ -37,29 +68,41 @@ impl Order {
         let payload = arguments::payload(request.payload, shared.registry.settings().outbox.bytes)?;
         let timeout = arguments::span("receipt_timeout", request.receipt_timeout, RECEIPT_TIMEOUT)?;
         let if_generation = arguments::if_generation(request.if_generation)?;
-        if request.ttl.is_some() {
-            return Err(Error::NotImplemented("ttl"));
+        let ttl = arguments::span("ttl", request.ttl, TTL)?;
+        let message_id = arguments::message_id(&request.message_id)?;
+        let asked = pb::Stage::try_from(request.receipt);
+        let asked = asked.map_err(|_| Error::field("receipt", "is not a stage"))?;
+        if let Some(ttl) = ttl {
+            let Target::Client(client_id) = target else {
+                return Err(Error::field("ttl", "only a client_id has a mailbox"));
+            };
+            if if_generation.is_some() {
+                return Err(Error::field("if_generation", "must not be set together with ttl"));
+            }
+            let until = match asked {
+                pb::Stage::Accepted => mailbox::Stage::Accepted,
+                pb::Stage::Written => mailbox::Stage::Written,
+                pb::Stage::Acked => mailbox::Stage::Acked,
+                pb::Stage::Unspecified | pb::Stage::Stored => mailbox::Stage::Stored,
+            };
+            let message_id = message_id.as_deref().unwrap_or_default().into();
+            let receipt = (until > mailbox::Stage::Stored).then(|| timeout.unwrap_or(RECEIPT_DEFAULT));
+            let mail = Mail { client_id, payload, message_id, ttl, until };
+            return Ok(Self { message: Message::Kept(mail), receipt, min_cursor: request.min_cursor });
         }
-        let id = arguments::message_id(&request.message_id)?;
-        let (written, acked) = match pb::Stage::try_from(request.receipt) {
-            Ok(pb::Stage::Unspecified | pb::Stage::Accepted) => (false, false),
-            Ok(pb::Stage::Written) => (true, false),
-            Ok(pb::Stage::Acked) => (true, true),
-            Ok(pb::Stage::Stored) => return Err(Error::NotImplemented("STAGE_STORED")),
-            Err(_) => return Err(Error::field("receipt", "is not a stage")),
+        let (written, acked) = match asked {
+            pb::Stage::Unspecified | pb::Stage::Accepted => (false, false),
+            pb::Stage::Written => (true, false),
+            pb::Stage::Acked => (true, true),
+            pb::Stage::Stored => return Err(Error::field("receipt", "only a message with a ttl is stored")),
         };
         let receipt = written.then(|| timeout.unwrap_or(RECEIPT_DEFAULT));
         // Only who still waits at the deadline can be told that the frame was dropped at it; who was answered before, with the stage reached, was
         // told that it stays in the outbox.
         let deadline = deadline.filter(|deadline| receipt.is_some_and(|receipt| *deadline <= Instant::now() + receipt));
-        let outgoing =
-            Outgoing { target, payload, written, acked, id, caller: Caller::ANYONE, deadline, if_generation };
-        Ok(Self { outgoing, receipt, min_cursor: request.min_cursor })
-    }
-
-    /// Whether a receipt is to be waited for.
-    pub(super) fn wants_receipt(&self) -> bool {
-        self.receipt.is_some()
+        let (id, caller) = (message_id, Caller::ANYONE);
+        let outgoing = Outgoing { target, payload, written, acked, id, caller, deadline, if_generation };
+        Ok(Self { message: Message::Now(outgoing), receipt, min_cursor: request.min_cursor })
     }
 
     /// How long its outcome is to be waited for. Without a receipt there is only a repeat to wait for that another call is about to send.
@@ -67,18 +110,33 @@ impl Order {
         self.receipt.unwrap_or(RECEIPT_DEFAULT)
     }
 
-    /// Puts it in the outboxes.
-    pub(super) fn accept(&self, shared: &Shared) -> Result<Accepted, Error> {
-        Ok(shared.dispatch.accept(&self.outgoing)?)
+    /// Whether there is nothing to wait for once it has begun.
+    pub(super) fn is_immediate(&self) -> bool {
+        self.receipt.is_none() && matches!(self.message, Message::Now(_))
+    }
+
+    /// Puts it in the outboxes, or on its way into the store.
+    pub(super) fn begin(self, shared: &Shared) -> Result<Begun, Error> {
+        match self.message {
+            Message::Now(outgoing) => Ok(Begun::Accepted(shared.dispatch.accept(&outgoing)?)),
+            Message::Kept(mail) => Ok(Begun::Posting(shared.mailboxes.post(mail)?)),
+        }
     }
 }
 
 /// The answer once the receipt is there, or once it was accepted if none is wanted.
-pub(super) async fn settle(shared: &Shared, accepted: Accepted, timeout: Duration) -> Result<pb::SendResponse, Error> {
-    Ok(answer(&shared.dispatch.settle(accepted, timeout).await?))
+pub(super) async fn settle(shared: &Shared, begun: Begun, timeout: Duration) -> Result<pb::SendResponse, Error> {
+    match begun {
+        Begun::Accepted(accepted) => Ok(answer(&shared.dispatch.settle(accepted, timeout).await?)),
+        Begun::Posting(posting) => {
+            let posted = posting.settle(timeout).await?;
+            let deliveries = vec![convert::progress(&posted.progress)];
+            Ok(pb::SendResponse { deliveries, replayed: posted.replayed })
+        }
+    }
 }
 
-pub(super) fn answer(settled: &Settled) -> pb::SendResponse {
+fn answer(settled: &Settled) -> pb::SendResponse {
     let deliveries = settled.deliveries.iter().map(convert::delivery).collect();
     pb::SendResponse { deliveries, replayed: settled.replayed }
 }
@@ -88,7 +146,8 @@ impl Messages {
         let shared = &*self.0;
         let order = Order::parse(shared, request, deadline)?;
         shared.reach_cursor(&order.min_cursor, deadline).await?;
-        settle(shared, order.accept(shared)?, order.timeout()).await
+        let timeout = order.timeout();
+        settle(shared, order.begin(shared)?, timeout).await
     }
 
     async fn broadcast(&self, request: pb::BroadcastRequest) -> Result<pb::BroadcastResponse, Error> {

@@ -42,6 +42,7 @@ use tonic::service::Routes;
 use crate::consumers::Consumers;
 use crate::dispatch::Dispatch;
 use crate::drain::Drain;
+use crate::mailbox::Mailboxes;
 use crate::metrics::Metrics;
 use crate::pb;
 use crate::registry::Registry;
@@ -90,6 +91,8 @@ pub struct Deps {
     pub registry: Arc<Registry>,
     /// The way to their outboxes.
     pub dispatch: Dispatch,
+    /// Where messages wait for clients.
+    pub mailboxes: Mailboxes,
     /// What outlives the process.
     pub store: Store,
     /// The counters.
@@ -110,6 +113,7 @@ pub struct Deps {
 struct Shared {
     registry: Arc<Registry>,
     dispatch: Dispatch,
+    mailboxes: Mailboxes,
     consumers: Consumers,
     metrics: Arc<Metrics>,
     drain: Arc<Drain>,
@@ -131,7 +135,7 @@ impl Services {
     /// The services over the parts of the node. Their health is NOT_SERVING until [`Health::set_ready`].
     #[must_use]
     pub fn new(deps: Deps) -> Self {
-        let Deps { registry, dispatch, store, metrics, drain, closing, node, limits, drain_defaults } = deps;
+        let Deps { registry, dispatch, mailboxes, store, metrics, drain, closing, node, limits, drain_defaults } = deps;
         let health = Health::new(drain.begun(), registry.log().watch_health());
         let subscribers = Arc::new(Subscribers::new(limits.max_subscribers));
         let snapshots = Arc::new(leases::Leases::new(limits.max_snapshots));
@@ -139,6 +143,7 @@ impl Services {
         let shared = Shared {
             registry,
             dispatch,
+            mailboxes,
             consumers,
             metrics,
             drain,

@@ -14,7 +14,7 @@ use tonic::Streaming;
 
 use super::Shared;
 use super::error::{Error, Item, is_malformed, is_too_large};
-use super::messages::{Order, answer, settle};
+use super::messages::{Order, settle};
 use crate::pb;
 use crate::pb::{SendOutcome, SendStreamRequest, SendStreamResponse, TaggedSend};
 
@@ -142,28 +142,28 @@ impl Sends {
         let order = Order::parse(&self.shared, request, self.deadline)?;
         let reach = self.shared.still_to_reach(&order.min_cursor)?;
         let full = self.waiting.len() >= MAX_WAITING;
-        // Checked before it is accepted: a refused one is not sent.
-        if full && (reach.is_some() || order.wants_receipt()) {
+        // Checked before it is begun: a refused one is neither sent nor stored.
+        if full && (reach.is_some() || !order.is_immediate()) {
             return Err(Error::ReceiptsLimit);
         }
         let (shared, deadline, timeout) = (Arc::clone(&self.shared), self.deadline, order.timeout());
-        // Accepted here and not in the future, so that the order of the stream is the order of the outbox.
-        let accepted = match reach {
-            None => match order.accept(&shared)?.settled() {
-                Ok(settled) => return Ok(Some(answer(&settled))),
+        // Begun here and not in the future, so that the order of the stream is the order of the outbox, or of the mailbox.
+        let (offset, later, begun) = match reach {
+            Some(offset) => (Some(offset), Some(order), None),
+            None => match order.begin(&shared)?.settled() {
+                Ok(response) => return Ok(Some(response)),
                 // A repeat of one that another call is about to send.
                 Err(_) if full => return Err(Error::ReceiptsLimit),
-                Err(accepted) => Some(accepted),
+                Err(begun) => (None, None, Some(begun)),
             },
-            Some(_) => None,
         };
         self.waiting.push(Box::pin(async move {
             let response = async {
-                if let Some(offset) = reach {
+                if let Some(offset) = offset {
                     shared.reach(offset, deadline).await?;
                 }
-                let accepted = accepted.map_or_else(|| order.accept(&shared), Ok)?;
-                settle(&shared, accepted, timeout).await
+                let begun = begun.or(later.map(|order| order.begin(&shared)).transpose()?).ok_or(Error::Internal)?;
+                settle(&shared, begun, timeout).await
             };
             outcome(tag, response.await)
         }));

@@ -64,6 +64,7 @@ impl Shard {
                 self.look_at(index, now);
                 // Only now is it routable and listed; so only now may its driver go on.
                 if let Some(connection) = joined {
+                    self.joined_with_mail(&connection);
                     connection.signal(signal::COMMITTED);
                 }
             }

@@ -9,6 +9,7 @@ mod commands;
 mod connection;
 mod fold;
 mod join;
+mod mail;
 #[cfg(test)]
 mod model;
 mod registration;
@@ -23,6 +24,7 @@ pub use commands::{CommandError, Commanded};
 pub use connection::{Connection, Traffic, signal};
 pub use fold::{Change, Fold, Index, Member};
 pub use join::{JoinError, Newcomer};
+pub use mail::MailState;
 pub use registration::Registration;
 pub use sweep::SWEEP_PERIOD;
 pub use view::{ConnectionView, OtherGeneration, PageStart, ShardCopy, Target};
@@ -42,6 +44,7 @@ use crate::log::{Entry, Log};
 use crate::metrics::Metrics;
 use crate::outbox::OutboxLimits;
 use crate::position::{Offset, Position};
+use mail::{Arrivals, Mail};
 use wheel::{Tick, Wheel};
 
 /// How many shards there are: a power of two up to 256, many more than cores so that a lock is seldom met held.
@@ -87,6 +90,8 @@ pub struct Registry {
     metrics: Arc<Metrics>,
     /// No newcomer joins any more. Looked at under the shard's lock, so that a drain which sets it and then visits every shard meets everyone.
     draining: AtomicBool,
+    /// Clients for whom mail is stored and who can be sent it.
+    arrivals: Arc<Arrivals>,
 }
 
 /// What one lock guards.
@@ -95,6 +100,7 @@ struct Shard {
     /// Submitted and not yet committed, by client id; the newest last.
     joining: HashMap<ClientId, Vec<Arc<Connection>>>,
     wheel: Wheel,
+    mail: Mail,
     last_applied: Offset,
 }
 
@@ -112,17 +118,19 @@ impl Registry {
     /// A registry that submits to `log` and is to be given what that commits.
     #[must_use]
     pub fn new(log: Arc<dyn Log>, clock: Clock, settings: Settings, metrics: Arc<Metrics>) -> Self {
+        let arrivals = Arc::new(Arrivals::default());
         let shards = (0..SHARDS)
             .map(|_| {
                 Mutex::new(Shard {
                     fold: Fold::default(),
                     joining: HashMap::new(),
                     wheel: Wheel::new(),
+                    mail: Mail::new(Arc::clone(&arrivals)),
                     last_applied: 0,
                 })
             })
             .collect();
-        Self { shards, log, clock, settings, metrics, draining: AtomicBool::new(false) }
+        Self { shards, log, clock, settings, metrics, draining: AtomicBool::new(false), arrivals }
     }
 
     /// The clocks.
@@ -174,7 +182,7 @@ impl Registry {
     }
 
     /// Marks a connection as ending and makes its `Disconnected`, to be submitted in the same critical section; none if it was ending already.
-    fn seal(&self, _locked: &Shard, connection: &Arc<Connection>, reason: CloseReason) -> Option<Event> {
+    fn seal(&self, locked: &Shard, connection: &Arc<Connection>, reason: CloseReason) -> Option<Event> {
         let mut ledger = connection.ledger();
         if ledger.ending.is_some() {
             return None;
@@ -196,6 +204,7 @@ impl Registry {
         let labels = ledger.labels.clone();
         drop(ledger);
         connection.signal(signal::SEALED);
+        locked.sealed_with_mail(connection);
         Some(self.event(connection, labels, EventKind::Disconnected(Box::new(end))))
     }
 

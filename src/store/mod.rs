@@ -128,6 +128,12 @@ impl Store {
     }
 }
 
+/// A failure of the storage, for tests of those who write.
+#[cfg(test)]
+pub(crate) fn made_up_failure() -> redb::Error {
+    redb::Error::Corrupted("made up".to_owned())
+}
+
 /// One write on its way: done in a transaction, then told how the transaction went.
 trait Write: Send {
     fn work(&mut self, transaction: &WriteTransaction) -> Outcome<()>;

@@ -141,6 +141,34 @@ async fn the_wait_for_a_receipt_comes_on_top_of_the_calls_own_time() {
 }
 
 #[tokio::test]
+async fn a_message_may_be_stored_and_named_and_then_storing_it_is_enough() {
+    let stored =
+        || fake(vec![pb::Delivery { connection_id: String::new(), ..delivery(pb::Stage::Stored, Default::default()) }]);
+    let fake = stored();
+    let (outcome, out) = ran(&fake, &["send", "alice", "hi", "--ttl", "7d", "--message-id", "m-1"], b"").await;
+    outcome.unwrap();
+    assert_eq!(out, "-  00:00:01.000  STORED\n");
+    let (request, _) = fake.send_requests.taken().remove(0);
+    assert_eq!((request.ttl.unwrap().seconds, &*request.message_id), (7 * 86_400, "m-1"));
+    assert_eq!((request.receipt(), request.receipt_timeout), (pb::Stage::Stored, None));
+
+    let fake = stored();
+    let (outcome, _) = ran(&fake, &["send", "alice", "hi", "--ttl", "1s", "--receipt", "accepted"], b"").await;
+    assert_eq!(outcome.unwrap_err().to_string(), "1 of 1 deliveries did not reach ACCEPTED");
+    assert_eq!(fake.send_requests.taken().remove(0).0.receipt_timeout.unwrap().seconds, 5);
+
+    for line in [
+        &["send", "alice", "hi", "--ttl", "0s"][..],
+        &["send", "alice", "hi", "--ttl", "8d"],
+        &["send", "alice", "hi", "--message-id", "m"],
+        &["send", "--connection", "c-1", "hi", "--ttl", "1s"],
+        &["send", "alice", "hi", "--ttl", "1s", "--if-generation", "1"],
+    ] {
+        assert!(Cli::try_parse_from(["heartwire"].iter().chain(line)).is_err(), "{line:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_refused_send_names_its_reason() {
     let fake = Fake::default();
     fake.sends.extend([Err(refusal(Code::NotFound, "CLIENT_NOT_CONNECTED"))]);

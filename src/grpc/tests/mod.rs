@@ -5,6 +5,7 @@ mod connections;
 mod consumers;
 mod filters;
 mod listing;
+mod mail;
 mod nodes;
 mod repeats;
 mod send_streams;
@@ -35,6 +36,7 @@ use crate::drain::Drain;
 use crate::heartbeat::Cadence;
 use crate::ids::ClientId;
 use crate::log::{Log as _, MemoryLog, Retention};
+use crate::mailbox::{self, Mailboxes};
 use crate::metrics::Metrics;
 use crate::outbox::{OutboxLimits, Written};
 use crate::pb;
@@ -56,6 +58,8 @@ struct Options {
     cadence: Cadence,
     duplicates: Duplicates,
     limits: Limits,
+    mail: mailbox::Limits,
+    trust_self_named: bool,
     /// Whether what is submitted is committed; otherwise the test does it.
     commits: bool,
     /// What outlives the node; otherwise one that does not.
@@ -72,6 +76,8 @@ impl Default for Options {
             cadence: Cadence { interval: 30_000, timeout: 60_000 },
             duplicates: Duplicates::Replace,
             limits: Limits { max_subscribers: 100, max_snapshots: 16 },
+            mail: mailbox::Limits { max_messages: 10, max_bytes: 64 << 10, max_total_bytes: 1 << 20 },
+            trust_self_named: true,
             commits: true,
             store: None,
             log: None,
@@ -154,11 +160,18 @@ impl Rig {
             let (log, registry, rest) = (Arc::clone(&log), Arc::clone(&registry), rest.clone());
             tokio::spawn(async move { log.run(&*registry, rest).await });
         }
+        let store = options.store.unwrap_or_else(|| Store::in_memory().expect("a store"));
+        let mail = mailbox::Settings { limits: options.mail, trust_self_named: options.trust_self_named };
+        let mailboxes = Mailboxes::open(store.clone(), Arc::clone(&registry), mail, Arc::clone(&metrics));
+        let mailboxes = mailboxes.expect("an empty store");
+        let (kept, token) = (mailboxes.clone(), rest.clone());
+        tokio::spawn(async move { kept.run(token).await });
         let (closing, drain) = (Closing::default(), Drain::new(Arc::clone(&registry)));
         let services = Services::new(Deps {
             registry: Arc::clone(&registry),
             dispatch: Dispatch::new(Arc::clone(&registry), Arc::clone(&metrics)),
-            store: options.store.unwrap_or_else(|| Store::in_memory().expect("a store")),
+            mailboxes,
+            store,
             metrics: Arc::clone(&metrics),
             drain: Arc::clone(&drain),
             closing: closing.clone(),
@@ -205,6 +218,12 @@ impl Rig {
         let client_id = (!client.is_empty()).then(|| ClientId::named(client).expect("an id"));
         let remote_address = Some("192.0.2.1:4000".parse().expect("an address"));
         self.registry.join(Newcomer { client_id, remote_address, subprotocol: "" }).await
+    }
+
+    fn mailbox_messages(&self) -> i64 {
+        let mut reading = crate::metrics::Reading::default();
+        self.services.shared.mailboxes.read_gauges(&mut reading);
+        reading.mailbox_messages
     }
 
     fn head(&self) -> Offset {

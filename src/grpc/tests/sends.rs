@@ -152,11 +152,6 @@ async fn a_bad_send_is_refused_with_its_field_and_nothing_is_sent() {
     }
     let cursor = SendRequest { min_cursor: "x".into(), ..base() };
     assert_error(&send(&rig, cursor).await.expect_err("refused"), Code::InvalidArgument, "CURSOR_INVALID");
-    let unbuilt = [SendRequest { ttl: span(1, 0), ..base() }, SendRequest { receipt: Stage::Stored.into(), ..base() }];
-    for request in unbuilt {
-        let error = send(&rig, request).await.expect_err("refused");
-        assert_error(&error, Code::Unimplemented, "NOT_IMPLEMENTED");
-    }
     let acked = SendRequest { receipt: Stage::Acked.into(), ..base() };
     let plain = send(&rig, acked).await.expect_err("a plain client cannot");
     assert_error(&plain, Code::FailedPrecondition, "ACK_UNSUPPORTED");

@@ -252,7 +252,7 @@ impl JournalLog {
     }
 
     /// Goes on to a new segment when all events of the present one are forgotten, so that its file can go.
-    fn leave_old(&self) {
+    pub(super) fn leave_old(&self) {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let first = writer.newest + 1;
         let old = self.kept().current().is_some_and(|segment| !segment.is_empty()) && self.bounds().records == 0;

@@ -97,9 +97,6 @@ impl OpenError {
     }
 
     pub(super) fn gap(path: &Path, from: Offset, to: Offset) -> Self {
-        Self::Missing {
-            path: path.to_owned(),
-            what: format!("the events at offsets {from} to {to} are missing before it"),
-        }
+        Self::Missing { path: path.to_owned(), what: format!("the events at offsets {from} to {to} are missing there") }
     }
 }

@@ -121,9 +121,12 @@ impl JournalLog {
         let mut keeper = self.keeper();
         let spare = self.keep_spare();
         let noted = !self.checkpoint_is_due(&keeper) || self.checkpoint(&mut keeper, fold, false);
-        // Where there is no space for a spare, an older checkpoint is worth less than the space behind it.
-        if !spare && keeper.checkpoints.len() > 1 {
-            self.forget_checkpoints(&mut keeper, 1);
+        // An older checkpoint is worth less than the space behind it, and is not to keep what the log has forgotten.
+        let dropped = self.kept().newest_dropped();
+        let covers = |checkpoint: &&Written| dropped.is_none_or(|dropped| checkpoint.header.from >= dropped);
+        let covering = keeper.checkpoints.iter().take_while(covers).count();
+        if covering > 0 && covering < keeper.checkpoints.len() {
+            self.forget_checkpoints(&mut keeper, covering);
         }
         let removed = self.remove_dropped(&keeper);
         spare && noted && removed
@@ -156,10 +159,9 @@ impl JournalLog {
             (kept.current().map(|segment| segment.first), kept.bytes_after(since), kept.newest_dropped())
         };
         let newest = keeper.checkpoints.first();
-        let awaited = dropped.is_some_and(|dropped| keeper.needless().is_none_or(|needless| needless < dropped));
-        let rotated = keeper.made_in != current;
+        let awaited = dropped.is_some_and(|dropped| newest.is_none_or(|newest| newest.header.from < dropped));
         let worth = newest.is_none_or(|newest| grown >= newest.bytes);
-        rotated && (worth || awaited)
+        awaited || (keeper.made_in != current && worth)
     }
 
     /// Writes a checkpoint; false if that failed.

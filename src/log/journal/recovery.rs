@@ -200,7 +200,7 @@ fn settle_earlier(scan: &mut Scan, next: Offset) -> Result<(), OpenError> {
         // Less than a batch, which was written again.
         _ if next == segment.last + 1 => Ok(()),
         Tail::Torn { at } => Err(damage(&segment.path, at, segment.last + 1)),
-        Tail::Blank if next > segment.last => Err(damage(&segment.path, segment.end, segment.last + 1)),
+        Tail::Blank if next > segment.last => Err(OpenError::gap(&segment.path, segment.last + 1, next - 1)),
         Tail::Blank => {
             let what = format!("the file goes on to offset {}, and the next begins with {next}", segment.last);
             Err(OpenError::damaged(&segment.path, segment.end, what))

@@ -18,7 +18,7 @@ use crate::event::{Connected, ConnectionInfo, Liveness, Payload, Replaces};
 use crate::heartbeat::Cadence;
 use crate::ids::{ClientId, ConnectionId};
 use crate::labels::Labels;
-use crate::log::contract::{self, Harness};
+use crate::log::contract::{self, Harness, ROOMY};
 
 /// The largest payload in tests of the contract.
 const PAYLOAD: usize = 64 << 10;
@@ -119,6 +119,11 @@ impl Journal {
         self.scratch.path().join("journal")
     }
 
+    pub(super) fn format(&self) -> Format {
+        let held = self.log.held.lock().expect("not poisoned");
+        held.as_ref().expect("held").format().expect("read").expect("there")
+    }
+
     /// Submits an event of a connection, and commits it.
     pub(super) fn log_one(&self, connection: &Arc<ConnectionInfo>, kind: EventKind) {
         self.submit(connection, kind);
@@ -152,7 +157,9 @@ impl Journal {
 pub(super) fn told(record: &Record) -> String {
     let event = &record.event;
     let what = match &event.kind {
-        EventKind::MessageReceived(payload) => format!("{:?}", payload.bytes()),
+        EventKind::MessageReceived(payload) => {
+            format!("{} bytes, {:08x}", payload.len(), crc32c::crc32c(payload.bytes()))
+        }
         EventKind::Disconnected(end) => format!("{:?} {} {:?}", end.cause, end.code, end.stats.is_some()),
         kind => kind.tag().as_str().to_owned(),
     };

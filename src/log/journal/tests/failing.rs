@@ -1,1 +1,194 @@
-//! x
+//! A disk that is full, or that fails to sync: nothing is shown that is not durable, newcomers are refused, and it recovers by itself.
+
+use super::*;
+
+fn healthy(journal: &Journal) -> bool {
+    journal.log.watch_health().borrow().is_committing()
+}
+
+fn room(journal: &Journal) -> bool {
+    journal.log.budget().try_reserve(0).is_some()
+}
+
+/// What a crash now would leave to be read.
+async fn after_a_crash(journal: Journal) -> Vec<String> {
+    let Journal { log, scratch, .. } = journal;
+    drop(log);
+    Journal::at(scratch, SMALL, Clock::default()).expect("opened").all().await
+}
+
+#[tokio::test]
+async fn a_write_or_sync_that_fails_is_neither_told_nor_shown_until_a_later_one_works() {
+    for fault in ["write", "sync"] {
+        let journal = Journal::new(SMALL, Clock::default());
+        let connection = journal.connect("a");
+        let head = journal.log.bounds().head;
+        let faults = Arc::clone(&journal.faults);
+        let fault = if fault == "write" { &faults.write } else { &faults.sync };
+        Faults::set(fault, true);
+        let mut entry =
+            Entry::ending(Event { time: 0, connection: Arc::clone(&connection), labels: Labels::NONE, kind: text(10) });
+        let mut told = entry.notify();
+        journal.log.submit(entry);
+        for _ in 0..5 {
+            assert_eq!(journal.commit(), 0);
+            assert!(!healthy(&journal) && !room(&journal));
+            assert_eq!(journal.log.bounds().head, head);
+            assert_eq!(journal.log.bounds().committed, head);
+            assert!(journal.log.read(head).await.expect("kept").is_empty());
+            assert!(told.try_recv().is_err());
+        }
+        // Ends are submitted all the same.
+        journal.submit(&connection, left());
+        Faults::set(fault, false);
+        assert_eq!(journal.commit(), 2);
+        assert!(healthy(&journal) && room(&journal));
+        assert_eq!(told.try_recv(), Ok(head + 1));
+        assert_eq!(journal.log.bounds().head, head + 2);
+        let all = journal.all().await;
+        assert_eq!(all.len(), 3);
+        assert!(journal.log.metrics.journal_failures.get() >= 5);
+        assert_eq!(after_a_crash(journal).await, all);
+    }
+}
+
+#[tokio::test]
+async fn a_batch_whose_sync_failed_is_not_written_to_the_same_file_again() {
+    let journal = Journal::new(SMALL, Clock::default());
+    let connection = journal.connect("a");
+    let before = segments(&journal.journal());
+    Faults::set(&journal.faults.sync, true);
+    journal.submit(&connection, text(10));
+    assert_eq!(journal.commit(), 0);
+    Faults::set(&journal.faults.sync, false);
+    assert_eq!(journal.commit(), 1);
+    let after = segments(&journal.journal());
+    assert_eq!((after.len(), &after[..1]), (2, &before[..]));
+}
+
+#[tokio::test]
+async fn a_crash_at_any_stage_of_a_failure_loses_nothing_that_was_told() {
+    for stage in 0..4 {
+        let journal = Journal::new(SMALL, Clock::default());
+        let connection = journal.connect("a");
+        journal.log_one(&connection, text(10));
+        let told = journal.all().await;
+        let fault = if stage % 2 == 0 { &journal.faults.sync } else { &journal.faults.write };
+        Faults::set(fault, true);
+        journal.submit(&connection, text(20));
+        for _ in 0..=stage {
+            journal.commit();
+        }
+        let after = after_a_crash(journal).await;
+        assert_eq!(after[..told.len()], told, "{stage}");
+        // What was not told may be there or not, and then comes the end.
+        assert!(after.len() <= told.len() + 2 && after.last().is_some_and(|last| last.contains("NodeRestarted")));
+    }
+}
+
+#[tokio::test]
+async fn on_a_full_disk_the_spare_takes_what_is_queued_and_newcomers_wait() {
+    let journal = Journal::new(SMALL, Clock::default());
+    let connections: Vec<_> = (0..20).map(|i| journal.connect(&format!("c{i}"))).collect();
+    Faults::set(&journal.faults.allocate, true);
+    // The segment that is written to fills up; the spare becomes the next, and there is no other.
+    while healthy(&journal) {
+        journal.submit(&connections[0], text(30_000));
+        journal.commit();
+    }
+    assert!(!room(&journal));
+    let LogHealth::Failing(why) = journal.log.watch_health().borrow().clone() else { panic!("healthy") };
+    assert!(why.contains("set space aside"), "{why}");
+    for connection in &connections {
+        journal.submit(connection, left());
+    }
+    // Owed ends are written, and durable.
+    assert_eq!(journal.commit(), 1);
+    assert!(!healthy(&journal));
+    let all = journal.all().await;
+    assert_eq!(all.iter().filter(|told| told.contains("ClientClosed")).count(), 20);
+    // When there is space again it recovers, and there is a spare again.
+    Faults::set(&journal.faults.allocate, false);
+    journal.commit();
+    assert!(healthy(&journal) && room(&journal) && journal.log.spare.is_there());
+    assert_eq!(after_a_crash(journal).await, all);
+}
+
+#[tokio::test]
+async fn when_the_spare_is_used_up_too_events_wait_in_memory_and_none_is_lost() {
+    let journal = Journal::new(SMALL, Clock::default());
+    let connection = journal.connect("a");
+    Faults::set(&journal.faults.allocate, true);
+    let mut submitted = 0;
+    while !journal.log.is_behind() {
+        journal.submit(&connection, text(30_000));
+        submitted += 1;
+        journal.commit();
+    }
+    journal.submit(&connection, left());
+    assert_eq!(journal.commit(), 0);
+    let head = journal.log.bounds().head;
+    assert_eq!(head - connection.generation(), submitted - 1);
+    Faults::set(&journal.faults.allocate, false);
+    assert_eq!(journal.commit(), 2);
+    assert_eq!(journal.log.bounds().head, head + 2);
+    assert!(healthy(&journal));
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_at_the_start_still_ends_what_is_owed_by_the_spare_of_the_last_run() {
+    let journal = Journal::new(SMALL, Clock::default());
+    for i in 0..5 {
+        journal.connect(&format!("c{i}"));
+    }
+    // The segment has no room left, as when a crash tore it.
+    let file = segments(&journal.journal()).pop().expect("one");
+    let end = journal.log.kept().current().expect("one").end;
+    let Journal { log, scratch, .. } = journal;
+    drop(log);
+    std::fs::OpenOptions::new().write(true).open(file).expect("opened").set_len(end).expect("cut");
+    let faults = Arc::new(Faults::default());
+    Faults::set(&faults.allocate, true);
+    let open = |faults: &Arc<Faults>| {
+        let held = DataDir::open(scratch.path()).expect("free");
+        let disk = Arc::new(FaultyDisk(Arc::clone(faults)));
+        JournalLog::open_on(disk, held, SMALL, PAYLOAD, Clock::default(), Arc::default())
+    };
+    let log = open(&faults).expect("opened");
+    assert!(!log.watch_health().borrow().is_committing());
+    assert_eq!(log.bounds().records, 10);
+    drop(log);
+    // With nothing set aside it says why it cannot start, once there is something owed.
+    Faults::set(&faults.allocate, false);
+    let log = open(&faults).expect("opened");
+    drop(log);
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_running_log_tries_again_by_itself() {
+    struct Nothing;
+    impl Apply for Nothing {
+        fn apply(&self, _: &[Arc<Record>]) {}
+    }
+    impl Checkpoint for Nothing {
+        fn parts(&self) -> usize {
+            0
+        }
+        fn copy_part(&self, _: usize) -> FoldPart {
+            FoldPart { exact_at: 0, connections: Vec::new() }
+        }
+    }
+    let journal = Journal::new(SMALL, Clock::default());
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(Arc::clone(&journal.log).run(Arc::new(Nothing), stop.clone()));
+    let (mut head, mut health) = (journal.log.watch_head(), journal.log.watch_health());
+    Faults::set(&journal.faults.sync, true);
+    let connection = info("a");
+    journal.submit(&connection, connected_kind());
+    health.wait_for(|health| !health.is_committing()).await.expect("fails");
+    Faults::set(&journal.faults.sync, false);
+    head.wait_for(|head| *head == connection.generation() && *head > 0).await.expect("committed");
+    health.wait_for(LogHealth::is_committing).await.expect("recovers");
+    stop.cancel();
+    running.await.expect("ends");
+}

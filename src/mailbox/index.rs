@@ -1,0 +1,394 @@
+//! The index: which messages are stored for whom, how far each has come, and when the next one expires. Pure: it knows no store and no registry.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use tokio::sync::{Notify, watch};
+
+use super::table::{Head, Sequence};
+use super::{Limits, Progress, Stage};
+use crate::clock::UnixNanos;
+use crate::ids::{ClientId, ConnectionId};
+use crate::registry::MailState;
+
+/// How soon an expired message that cannot be given up yet is looked at again.
+const LOOK_AGAIN: UnixNanos = 100_000_000;
+
+/// How far a message has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum State {
+    /// In a transaction that is not known to be synced. What was stored after it waits for that, so that order holds.
+    Storing,
+    /// Stored, and in no outbox.
+    Waiting,
+    /// In the outbox of this connection, or written by it and not known to be delivered.
+    Carried(ConnectionId, Stage),
+    /// Delivered by this connection; to be removed from the store.
+    Done(ConnectionId, Stage),
+    /// Its time is over; to be logged, and then removed from the store. It is sent no more.
+    Expired,
+}
+
+struct Item {
+    sequence: Sequence,
+    expires: UnixNanos,
+    weight: u32,
+    state: State,
+}
+
+/// What is stored for one client id; there as long as it holds something or is carried.
+#[derive(Default)]
+struct Mailbox {
+    /// In the order of their sequence.
+    items: VecDeque<Item>,
+    bytes: u64,
+    waiting: usize,
+    carried: usize,
+    /// Whose outbox the carried ones are in: one connection is carried to at a time.
+    bearer: ConnectionId,
+    /// Wakes the one task that carries it, while there is one.
+    carrier: Option<Arc<Notify>>,
+    /// Where it stands among those that are due.
+    look_at: Option<UnixNanos>,
+}
+
+/// Over which bound a message would be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Over {
+    Client,
+    Total,
+}
+
+/// All mailboxes. Bounded by [`Limits`]: every message weighs something, so their number is bounded by their bytes.
+pub(super) struct Index {
+    limits: Limits,
+    mailboxes: HashMap<ClientId, Box<Mailbox>>,
+    bytes: u64,
+    messages: usize,
+    next: Sequence,
+    /// At most one entry a mailbox: when a message of it expires next, or earlier.
+    due: BTreeSet<(UnixNanos, ClientId)>,
+    /// Those whose sender waits to hear how far they come; bounded by the calls that backends have open.
+    watched: HashMap<Sequence, watch::Sender<Progress>>,
+}
+
+impl Mailbox {
+    fn at(&self, sequence: Sequence) -> Option<usize> {
+        self.items.binary_search_by_key(&sequence, |item| item.sequence).ok()
+    }
+
+    fn count(&mut self, state: State, by: isize) {
+        let counter = match state {
+            State::Waiting => &mut self.waiting,
+            State::Carried(..) => &mut self.carried,
+            State::Storing | State::Done(..) | State::Expired => return,
+        };
+        *counter = counter.saturating_add_signed(by);
+    }
+
+    fn set(&mut self, at: usize, state: State) {
+        let before = std::mem::replace(&mut self.items[at].state, state);
+        self.count(before, -1);
+        self.count(state, 1);
+    }
+
+    /// What may be sent next, in order: nothing behind a message that is not known to be stored.
+    fn ready(&self, now: UnixNanos) -> impl Iterator<Item = &Item> {
+        let known = self.items.iter().take_while(|item| item.state != State::Storing);
+        known.filter(move |item| item.state == State::Waiting && item.expires > now)
+    }
+
+    fn earliest(&self) -> Option<UnixNanos> {
+        let may_expire = |item: &&Item| matches!(item.state, State::Storing | State::Waiting);
+        self.items.iter().filter(may_expire).map(|item| item.expires).min()
+    }
+}
+
+impl Index {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            mailboxes: HashMap::new(),
+            bytes: 0,
+            messages: 0,
+            next: 1,
+            due: BTreeSet::new(),
+            watched: HashMap::new(),
+        }
+    }
+
+    /// Adds what the store had at the start, whatever the bounds are now.
+    pub(super) fn load(&mut self, client_id: &ClientId, head: Head) {
+        self.next = self.next.max(head.sequence + 1);
+        self.insert(client_id, head, State::Waiting);
+    }
+
+    fn insert(&mut self, client_id: &ClientId, head: Head, state: State) {
+        let Head { sequence, expires, weight } = head;
+        let mailbox = self.mailboxes.entry(client_id.clone()).or_default();
+        mailbox.items.push_back(Item { sequence, expires, weight, state });
+        mailbox.count(state, 1);
+        mailbox.bytes += u64::from(weight);
+        self.bytes += u64::from(weight);
+        self.messages += 1;
+        self.look_by(client_id, expires);
+    }
+
+    /// Has the sweep look at a mailbox at this time at the latest.
+    fn look_by(&mut self, client_id: &ClientId, time: UnixNanos) {
+        let Some(mailbox) = self.mailboxes.get_mut(client_id) else { return };
+        if mailbox.look_at.is_some_and(|earlier| earlier <= time) {
+            return;
+        }
+        if let Some(later) = mailbox.look_at.replace(time) {
+            self.due.remove(&(later, client_id.clone()));
+        }
+        self.due.insert((time, client_id.clone()));
+    }
+
+    /// Gives a message a place, in the transaction that stores it; the order of these calls is the order of messages.
+    pub(super) fn admit(&mut self, client_id: &ClientId, expires: UnixNanos, weight: u32) -> Result<Head, Over> {
+        let (count, bytes) = self.mailboxes.get(client_id).map_or((0, 0), |of| (of.items.len(), of.bytes));
+        if count >= self.limits.max_messages || bytes + u64::from(weight) > self.limits.max_bytes {
+            return Err(Over::Client);
+        }
+        if self.bytes + u64::from(weight) > self.limits.max_total_bytes {
+            return Err(Over::Total);
+        }
+        let head = Head { sequence: self.next, expires, weight };
+        self.next += 1;
+        self.insert(client_id, head, State::Storing);
+        Ok(head)
+    }
+
+    fn change(&mut self, client_id: &ClientId, sequence: Sequence, to: impl FnOnce(State) -> Option<State>) -> bool {
+        let Some(mailbox) = self.mailboxes.get_mut(client_id) else { return false };
+        let Some(at) = mailbox.at(sequence) else { return false };
+        let Some(state) = to(mailbox.items[at].state) else { return false };
+        mailbox.set(at, state);
+        true
+    }
+
+    /// A message is synced. Nothing if that was known.
+    pub(super) fn commit(&mut self, client_id: &ClientId, sequence: Sequence) {
+        self.change(client_id, sequence, |state| (state == State::Storing).then_some(State::Waiting));
+    }
+
+    /// A message is not in the store, or no more.
+    pub(super) fn forget(&mut self, client_id: &ClientId, sequence: Sequence) {
+        let Some(mailbox) = self.mailboxes.get_mut(client_id) else { return };
+        let Some(item) = mailbox.at(sequence).and_then(|at| mailbox.items.remove(at)) else { return };
+        mailbox.count(item.state, -1);
+        mailbox.bytes -= u64::from(item.weight);
+        self.bytes -= u64::from(item.weight);
+        self.messages -= 1;
+        self.watched.remove(&sequence);
+        if mailbox.items.is_empty() {
+            mailbox.items = VecDeque::new();
+        }
+        self.drop_if_empty(client_id);
+    }
+
+    fn drop_if_empty(&mut self, client_id: &ClientId) {
+        let Some(mailbox) = self.mailboxes.get(client_id) else { return };
+        if !mailbox.items.is_empty() || mailbox.carrier.is_some() {
+            return;
+        }
+        if let Some(time) = mailbox.look_at {
+            self.due.remove(&(time, client_id.clone()));
+        }
+        self.mailboxes.remove(client_id);
+        if self.mailboxes.is_empty() {
+            self.mailboxes = HashMap::new();
+        }
+    }
+
+    /// The next messages to send, up to so many and so heavy, and at least one if there is one.
+    pub(super) fn next(&self, client_id: &ClientId, now: UnixNanos, most: usize, bytes: u64) -> Vec<Sequence> {
+        let Some(mailbox) = self.mailboxes.get(client_id) else { return Vec::new() };
+        let mut weight = 0;
+        let mut next = Vec::new();
+        for item in mailbox.ready(now).take(most) {
+            weight += u64::from(item.weight);
+            if weight > bytes && !next.is_empty() {
+                break;
+            }
+            next.push(item.sequence);
+        }
+        next
+    }
+
+    /// Whether anything can be sent to a client.
+    pub(super) fn has_ready(&self, client_id: &ClientId, now: UnixNanos) -> bool {
+        self.mailboxes.get(client_id).is_some_and(|mailbox| mailbox.ready(now).next().is_some())
+    }
+
+    /// Whether a message may be sent now, and if so whether nothing unsent is left behind it.
+    pub(super) fn may_carry(&self, client_id: &ClientId, sequence: Sequence, now: UnixNanos) -> Option<bool> {
+        let mailbox = self.mailboxes.get(client_id)?;
+        let item = &mailbox.items[mailbox.at(sequence)?];
+        (item.state == State::Waiting && item.expires > now).then_some(mailbox.waiting == 1)
+    }
+
+    /// A message is in an outbox.
+    pub(super) fn carried(&mut self, client_id: &ClientId, sequence: Sequence, by: ConnectionId, now: UnixNanos) {
+        if let Some(mailbox) = self.mailboxes.get_mut(client_id) {
+            mailbox.bearer = by;
+        }
+        self.change(client_id, sequence, |_| Some(State::Carried(by, Stage::Accepted)));
+        self.tell(sequence, Progress { stage: Stage::Accepted, connection_id: by, time: Some(now) });
+    }
+
+    /// A message that was in an outbox has come as far as `stage` and is delivered, or is to come further. False if it was not there.
+    pub(super) fn reached(
+        &mut self,
+        client_id: &ClientId,
+        sequence: Sequence,
+        stage: Stage,
+        delivered: bool,
+        now: UnixNanos,
+    ) -> bool {
+        let mut connection_id = ConnectionId::NONE;
+        let reached = self.change(client_id, sequence, |state| match state {
+            State::Carried(by, before) if delivered || before < stage => {
+                connection_id = by;
+                Some(if delivered { State::Done(by, stage) } else { State::Carried(by, stage) })
+            }
+            _ => None,
+        });
+        if reached {
+            self.tell(sequence, Progress { stage, connection_id, time: Some(now) });
+        }
+        reached
+    }
+
+    /// A message that was in an outbox did not get out of it, as far as is known.
+    pub(super) fn returned(&mut self, client_id: &ClientId, sequence: Sequence) {
+        let returned =
+            self.change(client_id, sequence, |state| matches!(state, State::Carried(..)).then_some(State::Waiting));
+        if !returned {
+            return;
+        }
+        let expires = self.mailboxes.get(client_id).and_then(|of| of.at(sequence).map(|at| of.items[at].expires));
+        self.look_by(client_id, expires.unwrap_or_default());
+        self.tell(sequence, Progress::STORED);
+    }
+
+    /// Everything in the outbox of a connection goes back.
+    pub(super) fn return_all(&mut self, client_id: &ClientId, connection_id: ConnectionId) {
+        let Some(mailbox) = self.mailboxes.get(client_id) else { return };
+        let by_it = |item: &&Item| matches!(item.state, State::Carried(by, _) if by == connection_id);
+        let carried = mailbox.items.iter().filter(by_it);
+        let sequences: Vec<_> = carried.map(|item| item.sequence).collect();
+        for sequence in sequences {
+            self.returned(client_id, sequence);
+        }
+    }
+
+    /// Messages whose time is over, up to so many; they are sent no more. One in an outbox is left to its receipt.
+    pub(super) fn expire(&mut self, now: UnixNanos, most: usize) -> Vec<(ClientId, Sequence)> {
+        let mut expired = Vec::new();
+        while expired.len() < most
+            && self.due.first().is_some_and(|(time, _)| *time <= now)
+            && let Some((_, client_id)) = self.due.pop_first()
+        {
+            let Some(mailbox) = self.mailboxes.get_mut(&client_id) else { continue };
+            mailbox.look_at = None;
+            for at in 0..mailbox.items.len() {
+                let Item { sequence, expires, state, .. } = mailbox.items[at];
+                if expired.len() < most && state == State::Waiting && expires <= now {
+                    mailbox.set(at, State::Expired);
+                    expired.push((client_id.clone(), sequence));
+                }
+            }
+            if let Some(next) = mailbox.earliest() {
+                self.look_by(&client_id, next.max(now + LOOK_AGAIN));
+            }
+        }
+        expired
+    }
+
+    /// When to look for expired messages next.
+    pub(super) fn look_at(&self) -> Option<UnixNanos> {
+        self.due.first().map(|(time, _)| *time)
+    }
+
+    /// How far the mail of a client is as a whole.
+    pub(super) fn mail_state(&self, client_id: &ClientId) -> MailState {
+        match self.mailboxes.get(client_id) {
+            Some(mailbox) if mailbox.waiting > 0 => MailState::Unsent,
+            Some(mailbox) if mailbox.carried > 0 => MailState::Sent(mailbox.bearer),
+            _ => MailState::None,
+        }
+    }
+
+    /// How far a message has come; one that is not there any more was stored once.
+    pub(super) fn progress(&self, client_id: &ClientId, sequence: Sequence) -> Progress {
+        let item = self.mailboxes.get(client_id).and_then(|of| of.at(sequence).map(|at| &of.items[at]));
+        match item.map(|item| item.state) {
+            Some(State::Carried(by, stage) | State::Done(by, stage)) => {
+                Progress { stage, connection_id: by, time: None }
+            }
+            _ => Progress::STORED,
+        }
+    }
+
+    /// Follows how far a message comes; ends when it is removed.
+    pub(super) fn watch(&mut self, client_id: &ClientId, sequence: Sequence) -> watch::Receiver<Progress> {
+        let progress = self.progress(client_id, sequence);
+        let there = self.mailboxes.get(client_id).is_some_and(|mailbox| mailbox.at(sequence).is_some());
+        if !there {
+            return watch::Sender::new(progress).subscribe();
+        }
+        self.watched.entry(sequence).or_insert_with(|| watch::Sender::new(progress)).subscribe()
+    }
+
+    /// Keeps no track of a message that nobody follows.
+    pub(super) fn unwatch(&mut self, sequence: Sequence) {
+        if self.watched.get(&sequence).is_some_and(|watched| watched.receiver_count() == 0) {
+            self.watched.remove(&sequence);
+        }
+    }
+
+    fn tell(&self, sequence: Sequence, progress: Progress) {
+        if let Some(watched) = self.watched.get(&sequence) {
+            watched.send_replace(progress);
+        }
+    }
+
+    /// Wakes the carrier of a mailbox; if there is none and something can be sent, one is to be started, which gets what wakes it.
+    pub(super) fn wake_carrier(&mut self, client_id: &ClientId, now: UnixNanos) -> Option<Arc<Notify>> {
+        if let Some(carrier) = self.mailboxes.get(client_id).and_then(|mailbox| mailbox.carrier.as_ref()) {
+            carrier.notify_one();
+            return None;
+        }
+        if !self.has_ready(client_id, now) {
+            return None;
+        }
+        let woken = Arc::new(Notify::new());
+        self.mailboxes.get_mut(client_id)?.carrier = Some(Arc::clone(&woken));
+        Some(woken)
+    }
+
+    /// The carrier of a mailbox ends.
+    pub(super) fn rest(&mut self, client_id: &ClientId) {
+        if let Some(mailbox) = self.mailboxes.get_mut(client_id) {
+            mailbox.carrier = None;
+        }
+        self.drop_if_empty(client_id);
+    }
+
+    /// The client ids that have mail.
+    pub(super) fn clients(&self) -> impl Iterator<Item = &ClientId> {
+        self.mailboxes.keys()
+    }
+
+    /// Messages and bytes stored.
+    pub(super) fn totals(&self) -> (usize, u64) {
+        (self.messages, self.bytes)
+    }
+}
+
+#[cfg(test)]
+#[path = "index_model.rs"]
+mod model;

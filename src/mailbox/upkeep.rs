@@ -1,0 +1,152 @@
+//! What is done with messages that are through: the expired are logged, and both they and the delivered are removed from the store.
+
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::table::{self, Letter, Sequence};
+use super::{Inner, STORE_RETRY};
+use crate::ids::ClientId;
+use crate::metrics::MailOutcome;
+use crate::store::StoreError;
+
+/// Messages given up, or removed, at one go.
+const BATCH: usize = 512;
+
+/// The longest and the shortest pause between two looks for what has expired. The wall clock may be set, so it is looked at every second.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// How long the log may take to commit an expiry before it is logged anew.
+const COMMIT_DEADLINE: Duration = Duration::from_secs(5);
+
+impl Inner {
+    /// Gives up what has expired, for as long as it is polled.
+    pub(super) async fn expire(&self) {
+        loop {
+            let (now, earliest) = (self.now(), self.index().look_at());
+            if earliest.is_some_and(|earliest| earliest <= now) {
+                let mut owed = self.index().expire(now, BATCH);
+                self.tell_all(&owed);
+                // Until each is logged: they are sent no more, so nothing else would.
+                while !owed.is_empty() {
+                    owed = self.log_expired(owed).await;
+                    if !owed.is_empty() {
+                        sleep(STORE_RETRY).await;
+                    }
+                }
+                continue;
+            }
+            let Some(earliest) = earliest else {
+                self.sooner.notified().await;
+                continue;
+            };
+            let until = Duration::from_nanos(u64::try_from(earliest - now).unwrap_or(0)).clamp(PAUSES.0, PAUSES.1);
+            tokio::select! {
+                () = sleep(until) => {}
+                () = self.sooner.notified() => {}
+            }
+        }
+    }
+
+    fn tell_all(&self, changed: &[(ClientId, Sequence)]) {
+        let index = self.index();
+        for (client_id, _) in changed.chunk_by(|a, b| a.0 == b.0).filter_map(<[_]>::first) {
+            self.tell(&index, client_id);
+        }
+    }
+
+    /// Logs that messages have expired and has them removed once that is committed. Answers those to be tried again.
+    async fn log_expired(&self, expired: Vec<(ClientId, Sequence)>) -> Vec<(ClientId, Sequence)> {
+        let asked = expired.clone();
+        let read = self.store.read(move |transaction| {
+            let mut letters = Vec::with_capacity(asked.len());
+            for (client_id, sequence) in &asked {
+                let letter: Option<Letter> = table::read(transaction, client_id, &[*sequence])?.remove(0).1;
+                letters.push(letter.map(|letter| (letter.message_id, letter.send_time)));
+            }
+            Ok(letters)
+        });
+        let letters = match read.await {
+            Ok(letters) => letters,
+            Err(error) => {
+                tracing::warn!(%error, "expired messages cannot be read");
+                return expired;
+            }
+        };
+        let mut owed = Vec::new();
+        let mut submitted = Vec::new();
+        for ((client_id, sequence), letter) in expired.into_iter().zip(letters) {
+            let Some((message_id, send_time)) = letter else {
+                tracing::error!(sequence, "an expired message is gone from the store");
+                self.index().forget(&client_id, sequence);
+                continue;
+            };
+            match self.registry.mail_expired(&client_id, message_id, send_time).await {
+                Ok(committed) => submitted.push((client_id, sequence, committed)),
+                Err(_) => owed.push((client_id, sequence)),
+            }
+        }
+        for (client_id, sequence, committed) in submitted {
+            match timeout(COMMIT_DEADLINE, committed).await {
+                Ok(Ok(_)) => {
+                    self.metrics.mail.of(MailOutcome::Expired).inc();
+                    self.remove_later(client_id, sequence);
+                }
+                // It may be committed later, and then it is logged twice.
+                _ => owed.push((client_id, sequence)),
+            }
+        }
+        owed
+    }
+
+    /// Has a message removed from the store.
+    pub(super) fn remove_later(&self, client_id: ClientId, sequence: Sequence) {
+        self.removals.lock().unwrap_or_else(PoisonError::into_inner).push((client_id, sequence));
+        self.removing.notify_one();
+    }
+
+    /// Removes what is through, for as long as it is polled.
+    pub(super) async fn remove(&self) {
+        loop {
+            match self.remove_some().await {
+                Ok(true) => {}
+                Ok(false) => self.removing.notified().await,
+                Err(error) => {
+                    tracing::warn!(%error, "messages that are through cannot be removed from the store");
+                    sleep(STORE_RETRY).await;
+                }
+            }
+        }
+    }
+
+    /// Removes a batch; false if there is nothing to remove.
+    pub(super) async fn remove_some(&self) -> Result<bool, StoreError> {
+        let batch: Vec<_> = {
+            let removals = self.removals.lock().unwrap_or_else(PoisonError::into_inner);
+            removals.iter().take(BATCH).cloned().collect()
+        };
+        if batch.is_empty() {
+            return Ok(false);
+        }
+        let count = batch.len();
+        let removed = self
+            .store
+            .write(move |transaction| {
+                table::remove(transaction, &batch)?;
+                Ok(batch)
+            })
+            .await?;
+        let mut removals = self.removals.lock().unwrap_or_else(PoisonError::into_inner);
+        removals.drain(..count);
+        if removals.is_empty() {
+            *removals = Vec::new();
+        }
+        drop(removals);
+        let mut index = self.index();
+        for (client_id, sequence) in removed {
+            index.forget(&client_id, sequence);
+        }
+        Ok(true)
+    }
+}

@@ -1,0 +1,174 @@
+//! A data directory: what is left after a kill, who may have it, and what is refused.
+
+use heartwire::pb;
+use heartwire::pb::DisconnectCause as Cause;
+use heartwire::pb::event::Kind;
+use heartwire::pb::subscribe_request::Start;
+use tempfile::TempDir;
+
+use crate::harness::process::run;
+use crate::harness::{Events, Process, SOON};
+
+async fn start(directory: &TempDir) -> Process {
+    Process::start(&[&data_dir(directory), "log.max_bytes=1MiB"]).await
+}
+
+fn data_dir(directory: &TempDir) -> String {
+    format!("log.data_dir={}", directory.path().join("data").display())
+}
+
+/// The events up to the head as it is now.
+async fn until_head(process: &Process, mut events: Events) -> Vec<pb::Event> {
+    let head = process.head().await.head_cursor;
+    let mut all = Vec::new();
+    while all.last().is_none_or(|last: &pb::Event| last.cursor != head) {
+        all.push(events.next().await);
+    }
+    all
+}
+
+async fn kill(mut process: Process) {
+    process.child.start_kill().expect("runs");
+    tokio::time::timeout(SOON, process.child.wait()).await.expect("soon").expect("waited for");
+}
+
+#[tokio::test]
+async fn after_a_kill_each_open_connection_gets_its_one_end_and_cursors_go_on() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let process = start(&directory).await;
+    let mut events = process.events_from(Start::Beginning(Default::default())).await;
+    let mut clients = Vec::new();
+    let mut generations = Vec::new();
+    for i in 0..10 {
+        let (client, connected) = process.connect_seen(&format!("c{i}"), &mut events).await;
+        clients.push(client);
+        generations.push((connected.client_id, connected.connection_id, connected.generation));
+    }
+    clients[3].text("").await;
+    let (gone, _) = events.disconnected().await;
+    assert_eq!(gone.client_id, "c3");
+    clients[4].text("hello").await;
+    let (said, text) = events.text().await;
+    assert_eq!(text, "hello");
+    let cursor = gone.cursor.clone();
+    kill(process).await;
+
+    let process = start(&directory).await;
+    let after = until_head(&process, process.events_from(Start::Cursor(cursor)).await).await;
+    // The message that was seen is still there, where it was.
+    assert_eq!((after[0].client_id.as_str(), &after[0].cursor), ("c4", &said.cursor));
+    let ends: Vec<_> = after[1..]
+        .iter()
+        .map(|event| {
+            let Some(Kind::Disconnected(end)) = &event.kind else { panic!("{event:?}") };
+            assert_eq!((end.cause(), end.close_code, end.stats.is_some()), (Cause::NodeRestarted, 1006, false));
+            assert!(end.connected_for.as_ref().is_some_and(|span| span.seconds >= 0 && span.nanos >= 0));
+            (event.client_id.clone(), event.connection_id.clone(), event.generation)
+        })
+        .collect();
+    let mut expected = generations.clone();
+    expected.remove(3);
+    assert_eq!(ends, expected);
+    assert!(process.list().await.0.is_empty());
+
+    // The same clients come back at once, each with a greater generation.
+    let mut events = process.events().await;
+    for (id, connection, generation) in &generations {
+        let (client, connected) = process.connect_seen(id, &mut events).await;
+        assert!(connected.generation > *generation && connected.connection_id != *connection);
+        clients.push(client);
+    }
+    kill(process).await;
+
+    // Again, and nobody's end is told twice.
+    let process = start(&directory).await;
+    let all = until_head(&process, process.events_from(Start::Beginning(Default::default())).await).await;
+    let mut open = std::collections::HashMap::new();
+    for event in &all {
+        match &event.kind {
+            Some(Kind::Connected(_)) => assert!(open.insert(&event.connection_id, true).is_none()),
+            Some(Kind::Disconnected(_)) => assert_eq!(open.insert(&event.connection_id, false), Some(true)),
+            _ => {}
+        }
+    }
+    assert_eq!(open.len(), 20);
+    assert!(open.values().all(|open| !open));
+}
+
+#[tokio::test]
+async fn an_end_in_order_leaves_nothing_to_tell_and_the_epoch_goes_on() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut process = start(&directory).await;
+    assert!(process.banner.contains("it outlives the process"), "{}", process.banner);
+    let mut events = process.events().await;
+    let (_client, connected) = process.connect_seen("a", &mut events).await;
+    process.signal("TERM");
+    let (rest, _) = events.until_its_end().await;
+    let Some(Kind::Disconnected(end)) = &rest[0].kind else { panic!("{rest:?}") };
+    assert_eq!(end.cause(), Cause::Drained);
+    assert_eq!(process.exit_code(SOON).await, Some(0));
+
+    let process = start(&directory).await;
+    let all = until_head(&process, process.events_from(Start::Beginning(Default::default())).await).await;
+    assert_eq!(all.len(), 2);
+    assert_eq!(all[0].cursor, connected.cursor);
+    let mut resumed = process.events_from(Start::Cursor(connected.cursor)).await;
+    assert_eq!(resumed.next().await, rest[0]);
+}
+
+#[tokio::test]
+async fn a_second_process_may_not_have_the_directory_and_the_first_does_not_notice() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let process = start(&directory).await;
+    let (code, _, err) = run(&anywhere(&data_dir(&directory))).await;
+    assert_eq!(code, Some(1), "{err}");
+    assert!(err.contains("held by another process") && err.contains("log.data_dir"), "{err}");
+    let mut events = process.events().await;
+    process.connect_seen("a", &mut events).await;
+}
+
+fn anywhere(data_dir: &str) -> Vec<&str> {
+    let ports = ["--ws-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--grpc-listen", "127.0.0.1:0"];
+    [&ports[..], &["--set", "telemetry.log=error", "--set", data_dir]].concat()
+}
+
+#[tokio::test]
+async fn a_directory_of_a_newer_format_or_a_damaged_one_is_refused() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("data");
+    kill(start(&directory).await).await;
+    let format = std::fs::read_to_string(data.join("FORMAT")).expect("read");
+    std::fs::write(data.join("FORMAT"), format.replace("version 1", "version 2")).expect("written");
+    let (code, _, err) = run(&anywhere(&data_dir(&directory))).await;
+    assert!(code == Some(1) && err.contains("version 2") && err.contains("version 1"), "{code:?} {err}");
+    std::fs::write(data.join("FORMAT"), "what is this").expect("written");
+    let (code, _, err) = run(&anywhere(&data_dir(&directory))).await;
+    assert!(code == Some(1) && err.contains("FORMAT is damaged"), "{code:?} {err}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_data_directory_is_a_mistake_in_the_configuration() {
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("data"), "a file").expect("written");
+    let (code, _, err) = run(&anywhere(&data_dir(&directory))).await;
+    assert!(code == Some(2) && err.contains("log.data_dir") && err.contains("data: "), "{code:?} {err}");
+    // Root may write anywhere, but not here.
+    let (code, _, err) = run(&anywhere("log.data_dir=/proc/heartwire")).await;
+    assert!(code == Some(2) && err.contains("log.data_dir") && err.contains("/proc/heartwire"), "{code:?} {err}");
+}
+
+#[tokio::test]
+async fn an_idle_log_syncs_once_for_each_event_and_says_how_well_it_is() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let process = start(&directory).await;
+    let mut events = process.events().await;
+    let (mut client, _) = process.connect_seen("a", &mut events).await;
+    let before = process.metric("heartwire_journal_syncs_total").await;
+    for i in 0..10 {
+        client.text(&format!("message {i}")).await;
+        events.text().await;
+    }
+    assert_eq!(process.metric("heartwire_journal_syncs_total").await - before, 10.0);
+    assert_eq!(process.metric("heartwire_log_healthy").await, 1.0);
+    assert_eq!(process.metric("heartwire_journal_failures_total").await, 0.0);
+}
