@@ -13,6 +13,9 @@ mod directory;
 mod disk;
 mod error;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod keeper;
 mod kept;
