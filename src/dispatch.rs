@@ -1,19 +1,26 @@
 //! Dispatch: from a target to outboxes, and from outboxes to receipts.
 
+mod awaited;
+mod once;
+mod window;
+
+pub use once::{Attempt, Begun, Caller, Joined, Once, REMEMBERED, REMEMBERED_FOR};
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::UnixNanos;
 use crate::event::{Generation, Payload};
 use crate::ids::ConnectionId;
 use crate::labels::Labels;
 use crate::metrics::{Metrics, SendOutcome};
-use crate::outbox::{Frame, Refused, Written};
+use crate::outbox::{Frame, Refused};
 use crate::registry::{Connection, OtherGeneration, Registry, SHARDS, Target};
+use awaited::{Awaited, Receipts};
 
 /// Something to send.
 #[derive(Clone, Debug)]
@@ -26,8 +33,10 @@ pub struct Outgoing {
     pub written: bool,
     /// Whether the sender also wants to know when the client has acknowledged it.
     pub acked: bool,
-    /// What the sender calls it.
+    /// What the sender calls it; a repeat of one that was sent is not sent again.
     pub id: Option<Arc<str>>,
+    /// Whose id it is.
+    pub caller: Caller,
     /// Not to be written after this.
     pub deadline: Option<Instant>,
     /// Only to the connection of this generation.
@@ -71,7 +80,7 @@ pub struct Delivery {
     pub failure: Option<Failure>,
 }
 
-/// Why a message reached no connection at all. It was not and will not be delivered.
+/// Why a message reached no connection at all. But for [`SendError::Unsettled`], it was not and will not be delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SendError {
     /// Nobody there.
@@ -89,6 +98,13 @@ pub enum SendError {
     /// The caller's deadline passed with the message still in every outbox that had taken it; it was taken out.
     #[error("the deadline passed before the message was written; it was not sent")]
     Expired,
+    /// Another message was sent, or is being sent, with the same id.
+    #[error("the id belongs to another message")]
+    IdReused,
+    /// The time to wait is over, and the message may still be taken out of the outbox, its deadline having passed. The one error after which it may
+    /// have been delivered.
+    #[error("the deadline passed, and whether the message was written before is not known yet")]
+    Unsettled,
 }
 
 /// How a broadcast went.
@@ -100,39 +116,86 @@ pub struct BroadcastOutcome {
     pub accepted: u64,
 }
 
-/// A message that was put in outboxes, with the receipts to come.
+/// A message that was put in outboxes, with the receipts to come; or one that had been, under the same id.
 #[derive(Debug)]
-pub struct Accepted {
-    deliveries: Vec<(Delivery, Option<Receipts>)>,
+pub struct Accepted(Progress);
+
+#[derive(Debug)]
+enum Progress {
+    /// All that is to be known is known.
+    Settled(Settled),
+    /// Receipts are to come.
+    Awaited(Awaited),
+    /// Another call is sending it.
+    Joined(Box<(Joined, Outgoing)>),
 }
 
-/// What is still to be told of one delivery.
-#[derive(Debug)]
-struct Receipts {
-    written: oneshot::Receiver<Written>,
-    /// Only for a connection that can acknowledge.
-    acked: Option<oneshot::Receiver<()>>,
+/// What became of a message.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settled {
+    /// One for each connection.
+    pub deliveries: Vec<Delivery>,
+    /// Whether another call has sent it, with the same id.
+    pub replayed: bool,
 }
+
+/// How often what is too old to be remembered is looked for when no message with an id comes.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
 
 /// Sends to connections by client id, connection id or labels.
 #[derive(Clone)]
 pub struct Dispatch {
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
+    once: Arc<Once>,
 }
 
 impl Dispatch {
     /// Over the connections of `registry`.
     #[must_use]
     pub fn new(registry: Arc<Registry>, metrics: Arc<Metrics>) -> Self {
-        Self { registry, metrics }
+        let once = Arc::new(Once::new(registry.clock().clone()));
+        Self { registry, metrics, once }
     }
 
-    /// Puts a message in the outbox of each connection that its target names. Never waits.
+    /// The ids of the messages that were sent lately, for a message that does not only go to outboxes.
+    #[must_use]
+    pub fn once(&self) -> &Arc<Once> {
+        &self.once
+    }
+
+    /// Gives the memory of ids that are too old back, also when no message with an id comes; until `stop`.
+    pub async fn run_forgetting(&self, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(FORGET_EVERY) => self.once.forget_old(),
+                () = stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Puts a message in the outbox of each connection that its target names, unless it has an id under which that was done already. Never waits.
     ///
     /// # Errors
-    /// [`SendError`] if no outbox took it.
+    /// [`SendError`] if no outbox took it, or if its id belongs to another.
     pub fn accept(&self, outgoing: &Outgoing) -> Result<Accepted, SendError> {
+        let Some(id) = &outgoing.id else { return Ok(Accepted::of(self.put(outgoing)?, outgoing)) };
+        match self.once.begin(outgoing.caller, &outgoing.target, id, outgoing.says()) {
+            Begun::Reused => Err(SendError::IdReused),
+            Begun::Sent(deliveries) => Ok(Accepted(Progress::Settled(Settled { deliveries, replayed: true }))),
+            Begun::InFlight(joined) => Ok(Accepted(Progress::Joined(Box::new((joined, outgoing.clone()))))),
+            Begun::First(attempt) => {
+                let mut awaited = self.put(outgoing)?;
+                if !awaited.may_be_taken_out() {
+                    attempt.stands(&awaited.deliveries());
+                }
+                awaited.attempt = Some(attempt);
+                Ok(Accepted::of(awaited, outgoing))
+            }
+        }
+    }
+
+    fn put(&self, outgoing: &Outgoing) -> Result<Awaited, SendError> {
         let connections = self.registry.open_of(&outgoing.target, outgoing.if_generation)?;
         let can_ack = |connection: &Arc<Connection>| connection.reliable().is_some();
         if outgoing.acked && !connections.is_empty() && !connections.iter().any(can_ack) {
@@ -140,7 +203,7 @@ impl Dispatch {
         }
         let deliveries: Vec<_> = connections.iter().map(|connection| self.push(connection, outgoing)).collect();
         if deliveries.iter().any(|(delivery, _)| delivery.failure.is_none()) {
-            return Ok(Accepted { deliveries });
+            return Ok(Awaited::new(deliveries, outgoing.deadline.is_some(), self.registry.clock().clone()));
         }
         let full = deliveries.iter().any(|(delivery, _)| delivery.failure == Some(Failure::OutboxFull));
         if full {
@@ -152,8 +215,11 @@ impl Dispatch {
         Err(SendError::NotConnected)
     }
 
-    fn push(&self, connection: &Arc<Connection>, outgoing: &Outgoing) -> (Delivery, Option<Receipts>) {
-        let (receipt, written) = (outgoing.written || outgoing.acked).then(oneshot::channel).unzip();
+    fn push(&self, connection: &Arc<Connection>, outgoing: &Outgoing) -> (Delivery, Receipts) {
+        // Of one with an id it must be known whether it was taken out: then a repeat is to be sent.
+        let may_vanish = outgoing.id.is_some() && outgoing.deadline.is_some();
+        let wanted = outgoing.written || outgoing.acked || may_vanish;
+        let (receipt, written) = wanted.then(oneshot::channel).unzip();
         let (acked, told) = (outgoing.acked && connection.reliable().is_some()).then(oneshot::channel).unzip();
         let frame = Frame {
             payload: outgoing.payload.clone(),
@@ -174,51 +240,38 @@ impl Dispatch {
         }
         let time = self.registry.clock().wall_nanos();
         let delivery = Delivery { connection_id: connection.info().connection_id, stage, time, failure };
-        let receipts = written.filter(|_| pushed.is_ok()).map(|written| Receipts { written, acked: told });
+        let receipts = if pushed.is_ok() { Receipts { written, acked: told } } else { Receipts::default() };
         (delivery, receipts)
     }
 
     /// Waits for the receipts of a message, at most until `timeout` has passed; then the stages reached stand.
     ///
     /// # Errors
-    /// [`SendError::Expired`] if no connection got it, and on some the deadline of the message passed before it was written.
-    pub async fn settle(&self, accepted: Accepted, timeout: Duration) -> Result<Vec<Delivery>, SendError> {
+    /// [`SendError::Expired`] if no connection got it, and on some the deadline of the message passed before it was written;
+    /// [`SendError::Unsettled`] if that may yet turn out; of a repeat of one that was not sent after all, also those of [`Dispatch::accept`].
+    pub async fn settle(&self, accepted: Accepted, timeout: Duration) -> Result<Settled, SendError> {
         let until = Instant::now() + timeout;
-        // All at once, so that the time of each is its own.
-        let settled =
-            accepted.deliveries.into_iter().map(|(delivery, receipts)| self.receive(delivery, receipts, until));
-        let deliveries = join_all(settled).await;
-        let got_nothing = |failure| matches!(failure, Failure::NotConnected | Failure::OutboxFull | Failure::Expired);
-        let nobody = deliveries.iter().all(|delivery| delivery.failure.is_some_and(got_nothing));
-        let expired = deliveries.iter().any(|delivery| delivery.failure == Some(Failure::Expired));
-        if nobody && expired { Err(SendError::Expired) } else { Ok(deliveries) }
-    }
-
-    async fn receive(&self, mut delivery: Delivery, receipts: Option<Receipts>, until: Instant) -> Delivery {
-        let Some(Receipts { written, acked }) = receipts else { return delivery };
-        match tokio::time::timeout_at(until, written).await {
-            Ok(Ok(Written::Yes)) => {
-                self.reached(&mut delivery, Stage::Written);
-                if let Some(acked) = acked {
-                    match tokio::time::timeout_at(until, acked).await {
-                        Ok(Ok(())) => self.reached(&mut delivery, Stage::Acked),
-                        // The connection ended first.
-                        Ok(Err(_)) => delivery.failure = Some(Failure::OutcomeUnknown),
-                        Err(_) => {}
-                    }
+        let mut accepted = accepted;
+        loop {
+            let (mut joined, outgoing) = match accepted.0 {
+                Progress::Settled(settled) => return Ok(settled),
+                Progress::Awaited(mut awaited) => {
+                    // When the time is over, what was told stands.
+                    let _ = tokio::time::timeout_at(until, awaited.all()).await;
+                    return Ok(Settled { deliveries: awaited.settle()?, replayed: false });
                 }
-            }
-            Ok(Ok(Written::Expired)) => delivery.failure = Some(Failure::Expired),
-            // The connection ended with the frame in its outbox or half in the kernel.
-            Ok(Err(_)) => delivery.failure = Some(Failure::OutcomeUnknown),
-            Err(_) => {}
+                Progress::Joined(joined) => *joined,
+            };
+            accepted = match tokio::time::timeout_at(until, joined.told()).await {
+                Ok(Some(deliveries)) => return Ok(Settled { deliveries, replayed: true }),
+                // The other call did not send it after all.
+                Ok(None) => self.accept(&outgoing)?,
+                Err(_) => {
+                    let deliveries = joined.standing().ok_or(SendError::Unsettled)?;
+                    return Ok(Settled { deliveries, replayed: true });
+                }
+            };
         }
-        delivery
-    }
-
-    fn reached(&self, delivery: &mut Delivery, stage: Stage) {
-        delivery.stage = Some(stage);
-        delivery.time = self.registry.clock().wall_nanos();
     }
 
     /// Puts a message in the outbox of every connection whose labels match; an empty selector matches all. Waits for no recipient, and lets others
@@ -248,9 +301,39 @@ impl Dispatch {
 }
 
 impl Accepted {
-    /// The deliveries as they are, without waiting for receipts.
-    #[must_use]
-    pub fn deliveries(self) -> Vec<Delivery> {
-        self.deliveries.into_iter().map(|(delivery, _)| delivery).collect()
+    fn of(awaited: Awaited, outgoing: &Outgoing) -> Self {
+        let wanted = outgoing.written || outgoing.acked;
+        if wanted && !awaited.is_settled() {
+            return Self(Progress::Awaited(awaited));
+        }
+        let deliveries = awaited.deliveries();
+        // Nothing is to come that could make it an error.
+        let _ = awaited.settle();
+        Self(Progress::Settled(Settled { deliveries, replayed: false }))
+    }
+
+    /// What became of it, if that is known without waiting; otherwise it is handed back.
+    ///
+    /// # Errors
+    /// The message itself, to be given to [`Dispatch::settle`].
+    pub fn settled(self) -> Result<Settled, Self> {
+        match self.0 {
+            Progress::Settled(settled) => Ok(settled),
+            progress => Err(Self(progress)),
+        }
     }
 }
+
+impl Outgoing {
+    /// What a repeat has in common with it. Not for how long receipts are waited for: who repeats may wait longer.
+    fn says(&self) -> impl std::hash::Hash + '_ {
+        let (kind, bytes) = match &self.payload {
+            Payload::Text(bytes) => (0, bytes),
+            Payload::Binary(bytes) => (1, bytes),
+        };
+        (kind, bytes, self.written, self.acked, self.if_generation)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -5,6 +5,7 @@
 mod allow;
 mod architecture;
 mod commands;
+mod consumers;
 mod delivery;
 mod durable;
 mod events;
@@ -16,5 +17,6 @@ mod liveness;
 mod mailbox;
 mod plain_protocol;
 mod process;
+mod reliable;
 mod shutdown;
 mod takeover;

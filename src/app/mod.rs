@@ -185,6 +185,8 @@ impl App {
             Mailboxes::open(store.clone(), Arc::clone(&registry), settings::mailbox(&config), Arc::clone(&metrics))?;
         let (running, token) = (mailboxes.clone(), stop.clone());
         vital.spawn("the mailboxes", async move { running.run(token).await });
+        let (forgetful, token) = (dispatch.clone(), stop.clone());
+        background.spawn(async move { forgetful.run_forgetting(token).await });
 
         // The control plane.
         let services = Services::new(grpc::Deps {

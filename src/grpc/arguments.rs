@@ -1,6 +1,7 @@
 //! What requests say, as domain types: parsed once, every refusal naming its field.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,11 +13,11 @@ use crate::labels::Labels;
 use crate::pb;
 use crate::registry::Target;
 
+/// The longest message id, in bytes of UTF-8.
+const MESSAGE_ID_BYTES: usize = 128;
+
 /// The most items on a page.
 pub(super) const PAGE_ITEMS: usize = 512;
-
-/// The longest id of a message, in bytes of UTF-8.
-const MAX_MESSAGE_ID_BYTES: usize = 128;
 
 pub(super) fn target(target: Option<pb::Target>) -> Result<Target, Error> {
     use pb::target::Target as Named;
@@ -77,14 +78,6 @@ pub(super) fn span(
     .ok_or_else(refused)
 }
 
-/// What a backend calls a message; empty for nothing.
-pub(super) fn message_id(id: String) -> Result<Box<str>, Error> {
-    if id.len() > MAX_MESSAGE_ID_BYTES {
-        return Err(Error::field("message_id", format!("has {} bytes, at most 128 are allowed", id.len())));
-    }
-    Ok(id.into())
-}
-
 pub(super) fn page_size(size: i32) -> Result<usize, Error> {
     match usize::try_from(size) {
         Ok(0) => Ok(PAGE_ITEMS),
@@ -109,6 +102,18 @@ pub(super) fn payload(payload: Option<pb::send_request::Payload>, most: usize) -
         return Err(Error::field(field, format!("has {} bytes, an outbox takes at most {most}", payload.len())));
     }
     Ok(payload)
+}
+
+/// What a backend calls a message; none if it has no name.
+pub(super) fn message_id(id: &str) -> Result<Option<Arc<str>>, Error> {
+    if id.len() > MESSAGE_ID_BYTES {
+        let problem = format!("has {} bytes, at most {MESSAGE_ID_BYTES} are allowed", id.len());
+        return Err(Error::field("message_id", problem));
+    }
+    if id.chars().any(char::is_control) {
+        return Err(Error::field("message_id", "has a control character"));
+    }
+    Ok((!id.is_empty()).then(|| id.into()))
 }
 
 /// Which connections a list or a count is about.

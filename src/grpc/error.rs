@@ -86,6 +86,8 @@ pub(super) enum Error {
     OutboxFull,
     #[error("the client does not speak heartwire.v1.json and cannot acknowledge; the message was not sent")]
     AckUnsupported,
+    #[error("message_id names another message")]
+    MessageIdReused,
     #[error("too many receipts are awaited on this stream; the message was not sent")]
     ReceiptsLimit,
     #[error("the outcomes were not read for 10 s")]
@@ -94,8 +96,6 @@ pub(super) enum Error {
     IdentityUnverified,
     #[error("{0}; the message was not stored")]
     MailboxFull(&'static str),
-    #[error("the message id names another message, with another payload")]
-    MessageIdReused,
     #[error("the store did not sync the message in time; it may still be stored and sent")]
     StoreLate,
     #[error("the log did not take or show the event in time")]
@@ -184,11 +184,11 @@ impl Error {
             Self::Generation { .. } => (Code::FailedPrecondition, "GENERATION_MISMATCH"),
             Self::OutboxFull => (Code::ResourceExhausted, "OUTBOX_FULL"),
             Self::AckUnsupported => (Code::FailedPrecondition, "ACK_UNSUPPORTED"),
+            Self::MessageIdReused => (Code::AlreadyExists, "MESSAGE_ID_REUSED"),
             Self::ReceiptsLimit => (Code::ResourceExhausted, "RECEIPTS_LIMIT"),
             Self::ResponsesUnread => (Code::Aborted, "RESPONSES_UNREAD"),
             Self::IdentityUnverified => (Code::FailedPrecondition, "IDENTITY_UNVERIFIED"),
             Self::MailboxFull(_) => (Code::ResourceExhausted, "MAILBOX_FULL"),
-            Self::MessageIdReused => (Code::AlreadyExists, "MESSAGE_ID_REUSED"),
             Self::StoreLate => (Code::DeadlineExceeded, "STORE_LATE"),
             Self::LogUnavailable => (Code::Unavailable, "LOG_UNAVAILABLE"),
             Self::LogDamaged(_) => (Code::DataLoss, "LOG_DAMAGED"),
@@ -279,6 +279,8 @@ impl From<SendError> for Error {
             SendError::Generation(other) => Self::from(other),
             SendError::AckUnsupported => Self::AckUnsupported,
             SendError::Expired => Self::Expired,
+            SendError::IdReused => Self::MessageIdReused,
+            SendError::Unsettled => Self::DeadlineExceeded,
         }
     }
 }

@@ -13,7 +13,7 @@ use super::call;
 use super::convert;
 use super::error::{Error, Items, Reply, reply};
 use super::send_stream;
-use crate::dispatch::{Accepted, Outgoing};
+use crate::dispatch::{Accepted, Caller, Outgoing, Settled};
 use crate::labels::Labels;
 use crate::mailbox::{self, MAX_TTL, Mail, Posting};
 use crate::pb;
@@ -49,6 +49,19 @@ pub(super) enum Begun {
     Posting(Posting),
 }
 
+impl Begun {
+    /// The answer, if it is there already; otherwise the send as it was.
+    pub(super) fn settled(self) -> Result<pb::SendResponse, Self> {
+        match self {
+            Self::Accepted(accepted) => match accepted.settled() {
+                Ok(settled) => Ok(answer(&settled)),
+                Err(accepted) => Err(Self::Accepted(accepted)),
+            },
+            Self::Posting(posting) => Err(Self::Posting(posting)),
+        }
+    }
+}
+
 impl Order {
     pub(super) fn parse(shared: &Shared, request: pb::SendRequest, deadline: Option<Instant>) -> Result<Self, Error> {
         let target = arguments::target(request.target)?;
@@ -56,7 +69,7 @@ impl Order {
         let timeout = arguments::span("receipt_timeout", request.receipt_timeout, RECEIPT_TIMEOUT)?;
         let if_generation = arguments::if_generation(request.if_generation)?;
         let ttl = arguments::span("ttl", request.ttl, TTL)?;
-        let message_id = arguments::message_id(request.message_id)?;
+        let message_id = arguments::message_id(&request.message_id)?;
         let asked = pb::Stage::try_from(request.receipt);
         let asked = asked.map_err(|_| Error::field("receipt", "is not a stage"))?;
         if let Some(ttl) = ttl {
@@ -72,12 +85,10 @@ impl Order {
                 pb::Stage::Acked => mailbox::Stage::Acked,
                 pb::Stage::Unspecified | pb::Stage::Stored => mailbox::Stage::Stored,
             };
+            let message_id = message_id.as_deref().unwrap_or_default().into();
             let receipt = (until > mailbox::Stage::Stored).then(|| timeout.unwrap_or(RECEIPT_DEFAULT));
             let mail = Mail { client_id, payload, message_id, ttl, until };
             return Ok(Self { message: Message::Kept(mail), receipt, min_cursor: request.min_cursor });
-        }
-        if !message_id.is_empty() {
-            return Err(Error::NotImplemented("message_id without ttl"));
         }
         let (written, acked) = match asked {
             pb::Stage::Unspecified | pb::Stage::Accepted => (false, false),
@@ -89,13 +100,14 @@ impl Order {
         // Only who still waits at the deadline can be told that the frame was dropped at it; who was answered before, with the stage reached, was
         // told that it stays in the outbox.
         let deadline = deadline.filter(|deadline| receipt.is_some_and(|receipt| *deadline <= Instant::now() + receipt));
-        let outgoing = Outgoing { target, payload, written, acked, id: None, deadline, if_generation };
+        let (id, caller) = (message_id, Caller::ANYONE);
+        let outgoing = Outgoing { target, payload, written, acked, id, caller, deadline, if_generation };
         Ok(Self { message: Message::Now(outgoing), receipt, min_cursor: request.min_cursor })
     }
 
-    /// How long the receipt is to be waited for; none if the answer is known as soon as it is accepted.
-    pub(super) fn receipt(&self) -> Option<Duration> {
-        self.receipt
+    /// How long its outcome is to be waited for. Without a receipt there is only a repeat to wait for that another call is about to send.
+    pub(super) fn timeout(&self) -> Duration {
+        self.receipt.unwrap_or(RECEIPT_DEFAULT)
     }
 
     /// Whether there is nothing to wait for once it has begun.
@@ -113,24 +125,20 @@ impl Order {
 }
 
 /// The answer once the receipt is there, or once it was accepted if none is wanted.
-pub(super) async fn settle(
-    shared: &Shared,
-    begun: Begun,
-    receipt: Option<Duration>,
-) -> Result<pb::SendResponse, Error> {
-    let accepted = match begun {
-        Begun::Accepted(accepted) => accepted,
+pub(super) async fn settle(shared: &Shared, begun: Begun, timeout: Duration) -> Result<pb::SendResponse, Error> {
+    match begun {
+        Begun::Accepted(accepted) => Ok(answer(&shared.dispatch.settle(accepted, timeout).await?)),
         Begun::Posting(posting) => {
-            let posted = posting.settle(receipt.unwrap_or_default()).await?;
+            let posted = posting.settle(timeout).await?;
             let deliveries = vec![convert::progress(&posted.progress)];
-            return Ok(pb::SendResponse { deliveries, replayed: posted.replayed });
+            Ok(pb::SendResponse { deliveries, replayed: posted.replayed })
         }
-    };
-    let deliveries = match receipt {
-        Some(timeout) => shared.dispatch.settle(accepted, timeout).await?,
-        None => accepted.deliveries(),
-    };
-    Ok(pb::SendResponse { deliveries: deliveries.iter().map(convert::delivery).collect(), replayed: false })
+    }
+}
+
+fn answer(settled: &Settled) -> pb::SendResponse {
+    let deliveries = settled.deliveries.iter().map(convert::delivery).collect();
+    pb::SendResponse { deliveries, replayed: settled.replayed }
 }
 
 impl Messages {
@@ -138,8 +146,8 @@ impl Messages {
         let shared = &*self.0;
         let order = Order::parse(shared, request, deadline)?;
         shared.reach_cursor(&order.min_cursor, deadline).await?;
-        let receipt = order.receipt();
-        settle(shared, order.begin(shared)?, receipt).await
+        let timeout = order.timeout();
+        settle(shared, order.begin(shared)?, timeout).await
     }
 
     async fn broadcast(&self, request: pb::BroadcastRequest) -> Result<pb::BroadcastResponse, Error> {

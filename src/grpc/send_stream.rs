@@ -141,20 +141,21 @@ impl Sends {
         let request = request.ok_or_else(|| Error::field("request", "must be set"))?;
         let order = Order::parse(&self.shared, request, self.deadline)?;
         let reach = self.shared.still_to_reach(&order.min_cursor)?;
-        if reach.is_none() && order.is_immediate() {
-            // Nothing in it waits, so it is there at once.
-            let settled = settle(&self.shared, order.begin(&self.shared)?, None).now_or_never();
-            return settled.unwrap_or(Err(Error::Internal)).map(Some);
-        }
-        // Checked before it is accepted: a refused one is not sent.
-        if self.waiting.len() >= MAX_WAITING {
+        let full = self.waiting.len() >= MAX_WAITING;
+        // Checked before it is begun: a refused one is neither sent nor stored.
+        if full && (reach.is_some() || !order.is_immediate()) {
             return Err(Error::ReceiptsLimit);
         }
-        let (shared, deadline, receipt) = (Arc::clone(&self.shared), self.deadline, order.receipt());
+        let (shared, deadline, timeout) = (Arc::clone(&self.shared), self.deadline, order.timeout());
         // Begun here and not in the future, so that the order of the stream is the order of the outbox, or of the mailbox.
         let (offset, later, begun) = match reach {
-            None => (None, None, Some(order.begin(&shared)?)),
             Some(offset) => (Some(offset), Some(order), None),
+            None => match order.begin(&shared)?.settled() {
+                Ok(response) => return Ok(Some(response)),
+                // A repeat of one that another call is about to send.
+                Err(_) if full => return Err(Error::ReceiptsLimit),
+                Err(begun) => (None, None, Some(begun)),
+            },
         };
         self.waiting.push(Box::pin(async move {
             let response = async {
@@ -162,7 +163,7 @@ impl Sends {
                     shared.reach(offset, deadline).await?;
                 }
                 let begun = begun.or(later.map(|order| order.begin(&shared)).transpose()?).ok_or(Error::Internal)?;
-                settle(&shared, begun, receipt).await
+                settle(&shared, begun, timeout).await
             };
             outcome(tag, response.await)
         }));

@@ -21,9 +21,6 @@ ALICE = {"client_id": "alice"}
 # Calls, with a request each, that this release answers with UNIMPLEMENTED.
 NOT_IMPLEMENTED: list[tuple[str, dict[str, Any]]] = [
     (f"{EVENTS}/Subscribe", {"scope": "SCOPE_CLUSTER"}),
-    (f"{MESSAGES}/Send", {"target": ALICE, "text": "hi", "ttl": "60s"}),
-    (f"{MESSAGES}/Send", {"target": ALICE, "text": "hi", "message_id": "m"}),
-    (f"{MESSAGES}/Send", {"target": ALICE, "text": "hi", "receipt": "STAGE_ACKED"}),
 ]
 
 
@@ -147,6 +144,12 @@ def _messages(report: Report, grpcurl: Grpcurl, server: Server, alice: Connectio
         answer = grpcurl.call(f"{MESSAGES}/Send", {"target": ALICE, "binary": "AAEC"})
         equal(answer["deliveries"][0]["stage"], "STAGE_ACCEPTED", "the stage")
         websocket.expect_message(alice, b"\x00\x01\x02")
+    with report.check("grpcurl Send with a message_id, twice"):
+        named = {"target": ALICE, "text": "once", "message_id": "m"}
+        answers = [grpcurl.call(f"{MESSAGES}/Send", named) for _ in range(2)]
+        equal([answer.get("replayed", False) for answer in answers], [False, True], "the repeat")
+        websocket.expect_message(alice, "once")
+        _reason(grpcurl.error(f"{MESSAGES}/Send", named | {"text": "else"}), "MESSAGE_ID_REUSED")
     with report.check("grpcurl Broadcast"):
         answer = grpcurl.call(f"{MESSAGES}/Broadcast", {"labels": {"room": "7"}, "text": "all"})
         equal((answer["matched"], answer["accepted"]), ("1", "1"), "matched and accepted")

@@ -71,7 +71,7 @@ async fn written_means_that_the_pipe_has_taken_all_of_it_and_not_before() {
     let long = "x".repeat(200);
     let large = world.send("a", &long).expect("room");
     settle().await;
-    assert_eq!(world.dispatch.settle(large, SECOND).await.expect("kept")[0].stage, Some(Stage::Accepted));
+    assert_eq!(world.dispatch.settle(large, SECOND).await.expect("kept").deliveries[0].stage, Some(Stage::Accepted));
     let large = world.send("a", &long).expect("room");
     assert_eq!([raw.next().await, raw.next().await], [Some(text("fits")), Some(text(&long))]);
     assert_eq!(raw.next().await, Some(text(&long)));

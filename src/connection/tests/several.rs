@@ -57,7 +57,7 @@ async fn each_delivery_has_its_own_stage_and_time_and_what_expired_on_one_says_s
         assert_eq!(slow.hears().await.len(), 40_000);
     };
     let (deliveries, ()) = tokio::join!(world.dispatch.settle(accepted, 5 * SECOND), reading);
-    let deliveries = deliveries.expect("one got it");
+    let deliveries = deliveries.expect("one got it").deliveries;
     assert_eq!(deliveries.iter().map(|delivery| delivery.connection_id).collect::<Vec<_>>(), ids);
     let outcome = |at: usize| (deliveries[at].stage, deliveries[at].failure);
     assert_eq!(outcome(0), (Some(Stage::Accepted), Some(Failure::Expired)));

@@ -7,6 +7,7 @@ mod filters;
 mod listing;
 mod mail;
 mod nodes;
+mod repeats;
 mod send_streams;
 mod sends;
 mod serving;

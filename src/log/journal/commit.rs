@@ -198,7 +198,7 @@ impl JournalLog {
     }
 
     fn sync(&self, file: &dyn DiskFile) -> io::Result<()> {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let synced = file.sync();
         self.metrics.journal_syncs.inc();
         self.metrics.journal_sync_seconds.observe(begun.elapsed().as_secs_f64());

@@ -1,0 +1,175 @@
+//! One client: from the connect to the close.
+
+use std::io::{self, Read as _, Write as _};
+
+use mio::net::TcpStream;
+
+use super::{Plan, Seen};
+use crate::frames::{self, Answer, Opcode};
+
+/// Where a client is in its life.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Phase {
+    #[default]
+    Away,
+    Connecting,
+    Upgrading,
+    Introducing,
+    Open,
+}
+
+/// Small while nothing is half-read or half-written.
+#[derive(Default)]
+pub(super) struct Client {
+    stream: Option<TcpStream>,
+    phase: Phase,
+    pub(super) silent: bool,
+    /// What was read of a frame or an answer that is not whole.
+    partial: Vec<u8>,
+    /// What the socket did not take yet. Scenarios bound what they send before they wait.
+    unsent: Vec<u8>,
+}
+
+impl Client {
+    pub(super) fn connecting(stream: TcpStream) -> Self {
+        Self { stream: Some(stream), phase: Phase::Connecting, ..Self::default() }
+    }
+
+    pub(super) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    pub(super) fn end(&mut self) {
+        *self = Self::default();
+    }
+
+    pub(super) fn send(&mut self, frame: &[u8]) {
+        if self.phase == Phase::Open {
+            self.write(frame);
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        let mut rest = bytes;
+        if self.unsent.is_empty()
+            && let Some(stream) = &mut self.stream
+        {
+            match stream.write(bytes) {
+                Ok(taken) => rest = &bytes[taken..],
+                // A socket that failed says so when it is read.
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
+                Err(_) => {}
+            }
+        }
+        self.unsent.extend_from_slice(rest);
+    }
+
+    pub(super) fn on_writable(&mut self, index: usize, plan: &Plan, seen: &mut impl FnMut(usize, Seen<'_>)) {
+        let Some(stream) = &mut self.stream else { return };
+        if self.phase == Phase::Connecting {
+            if !matches!(stream.take_error(), Ok(None)) {
+                self.end();
+                seen(index, Seen::Gone);
+                return;
+            }
+            if stream.peer_addr().is_err() {
+                return;
+            }
+            self.phase = Phase::Upgrading;
+            let path = plan.path.as_ref().unwrap_or(&plan.dialect.path).replace("{id}", &plan.id(index));
+            self.write(frames::request(&path, plan.dialect.subprotocol.as_deref()).as_bytes());
+        } else if !self.unsent.is_empty() {
+            match stream.write(&self.unsent) {
+                Ok(taken) if taken == self.unsent.len() => self.unsent = Vec::new(),
+                Ok(taken) => drop(self.unsent.drain(..taken)),
+                Err(_) => {}
+            }
+        }
+    }
+
+    pub(super) fn on_readable(
+        &mut self,
+        index: usize,
+        plan: &Plan,
+        to_the_end: bool,
+        buffer: &mut [u8],
+        seen: &mut impl FnMut(usize, Seen<'_>),
+    ) {
+        while let Some(stream) = &mut self.stream {
+            match stream.read(buffer) {
+                Ok(0) => return self.gone(index, seen),
+                Ok(count) => {
+                    self.take(index, plan, &buffer[..count], seen);
+                    // Less than asked for is all there was; what comes later is a new event.
+                    if count < buffer.len() && !to_the_end {
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                // Not connected yet is told by the event that says it is writable.
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => return,
+                Err(_) => return self.gone(index, seen),
+            }
+        }
+    }
+
+    fn gone(&mut self, index: usize, seen: &mut impl FnMut(usize, Seen<'_>)) {
+        self.end();
+        seen(index, Seen::Gone);
+    }
+
+    fn take(&mut self, index: usize, plan: &Plan, bytes: &[u8], seen: &mut impl FnMut(usize, Seen<'_>)) {
+        if self.partial.is_empty() {
+            let used = self.parse(index, plan, bytes, seen);
+            self.partial.extend_from_slice(&bytes[used..]);
+        } else {
+            let mut all = std::mem::take(&mut self.partial);
+            all.extend_from_slice(bytes);
+            let used = self.parse(index, plan, &all, seen);
+            if used < all.len() {
+                all.drain(..used);
+                self.partial = all;
+            }
+        }
+    }
+
+    /// Handles what is whole; returns how many bytes that was.
+    fn parse(&mut self, index: usize, plan: &Plan, bytes: &[u8], seen: &mut impl FnMut(usize, Seen<'_>)) -> usize {
+        let mut used = 0;
+        if self.phase == Phase::Upgrading {
+            match frames::answer(bytes) {
+                Answer::Partial => return 0,
+                Answer::Refused => {
+                    self.gone(index, seen);
+                    return bytes.len();
+                }
+                Answer::Switched(frames_at) => used = frames_at,
+            }
+            self.phase = Phase::Introducing;
+            if let Some(hello) = plan.dialect.hello.frame(&plan.id(index), plan.timeout) {
+                self.write(&hello);
+            }
+            if plan.dialect.hello.is_complete(&[]) {
+                self.phase = Phase::Open;
+                seen(index, Seen::Open);
+            }
+        }
+        while let Some(head) = frames::first(&bytes[used..]) {
+            let payload = &bytes[used..][head.payload.clone()];
+            used += head.payload.end;
+            match head.opcode {
+                Opcode::Ping if !self.silent => self.write(&frames::masked(Opcode::Pong, payload)),
+                Opcode::Close => self.write(&frames::masked(Opcode::Close, payload.get(..2).unwrap_or(&[]))),
+                _ => {}
+            }
+            if self.phase == Phase::Introducing && plan.dialect.hello.is_complete(payload) {
+                self.phase = Phase::Open;
+                seen(index, Seen::Open);
+            } else {
+                seen(index, Seen::Frame(head.opcode, payload));
+            }
+        }
+        used
+    }
+}

@@ -1,0 +1,127 @@
+//! The servers that can be measured: what `benches/peers/*/peer.toml` says of each.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+
+use crate::args::Options;
+use crate::dialect::Dialect;
+
+/// A server as described by its folder.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Name of its folder, or of the other build of Heartwire.
+    pub name: String,
+    /// Holds `run.sh` and `install.sh`.
+    pub folder: PathBuf,
+    /// The binary, where it is Heartwire.
+    pub binary: PathBuf,
+    pub about: About,
+}
+
+/// A peer.toml.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct About {
+    pub title: String,
+    /// The scenarios it takes part in.
+    pub scenarios: BTreeSet<String>,
+    /// What it does not do that Heartwire does, or does otherwise: a footnote of each table.
+    pub differs: Vec<String>,
+    pub client: Dialect,
+    pub control: Option<Control>,
+}
+
+/// The backend's side of a server.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Control {
+    pub kind: ControlKind,
+    /// Keeps events, so that they can be read again.
+    pub log: bool,
+}
+
+/// How a backend speaks to it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ControlKind {
+    /// gRPC, `heartwire.v1` or the part of it that the scenarios use.
+    Heartwire,
+    /// HTTP POST to nchan.
+    Nchan,
+}
+
+/// The repository.
+pub fn repository() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn folder() -> PathBuf {
+    repository().join("benches/peers")
+}
+
+impl Peer {
+    /// Every peer with a folder, by name.
+    pub fn all() -> Result<Vec<Self>, String> {
+        let entries = std::fs::read_dir(folder()).map_err(|error| format!("{}: {error}", folder().display()))?;
+        let mut names: Vec<_> = entries.flatten().filter_map(|entry| entry.file_name().into_string().ok()).collect();
+        names.sort();
+        names
+            .iter()
+            .filter(|name| folder().join(name).join("peer.toml").is_file())
+            .map(|name| Self::named(name))
+            .collect()
+    }
+
+    fn named(name: &str) -> Result<Self, String> {
+        let folder = folder().join(name);
+        let file = folder.join("peer.toml");
+        let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
+        let about = toml::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))?;
+        Ok(Self { name: name.to_owned(), folder, binary: env!("CARGO_BIN_EXE_heartwire").into(), about })
+    }
+
+    /// Those that the command names, in its order.
+    pub fn chosen(options: &Options) -> Result<Vec<Self>, String> {
+        let choose = |name: &String| {
+            if let Some((_, path)) = options.binary.iter().find(|(other, _)| other == name) {
+                let mut peer = Self::named("heartwire")?;
+                peer.about.title = format!("Heartwire ({name})");
+                peer.binary.clone_from(path);
+                peer.name.clone_from(name);
+                return Ok(peer);
+            }
+            let known = folder().join(name).join("peer.toml").is_file();
+            if known { Self::named(name) } else { Err(format!("no server is called {name}; `list` shows them")) }
+        };
+        let unnamed = options.binary.iter().map(|(name, _)| name).filter(|name| !options.against.contains(name));
+        options.against.iter().chain(unnamed).map(choose).collect()
+    }
+
+    /// Where its install.sh puts it.
+    pub fn installed(&self) -> PathBuf {
+        repository().join("target/bench-peers").join(&self.name)
+    }
+
+    /// A command in its folder, with what all of its scripts may want to know.
+    pub fn script(&self, name: &str) -> Command {
+        let mut command = Command::new("sh");
+        command
+            .arg(self.folder.join(name))
+            .env("INSTALLED", self.installed())
+            .env("REPOSITORY", repository())
+            .env("SERVER_BINARY", &self.binary)
+            .env("LOAD", std::env::current_exe().unwrap_or_default())
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Its version, as the installed thing itself says; `None` if it is not installed.
+    pub fn version(&self) -> Option<String> {
+        let output = self.script("run.sh").arg("--version").stderr(Stdio::null()).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?.trim().to_owned();
+        (output.status.success() && !text.is_empty()).then_some(text)
+    }
+}

@@ -1,0 +1,169 @@
+//! The commands: every server in turn, round after round, and what came of it.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::args::Options;
+use crate::host::Host;
+use crate::peers::{Peer, repository};
+use crate::results::{Outcome, Report, ServerResults};
+use crate::scenarios::{self, Scenario};
+use crate::stage::Stage;
+use crate::{plot, record, table};
+
+/// Descriptors besides the connections' own.
+const OTHER_DESCRIPTORS: u64 = 512;
+
+/// Time between one server's end and the next one's start, for the kernel to clear away what the first left.
+const PAUSE: Duration = Duration::from_millis(500);
+
+pub fn list() -> Result<(), String> {
+    println!("Scenarios:");
+    for scenario in scenarios::ALL {
+        println!("  {:<12} {}", scenario.name, scenario.about);
+    }
+    println!("Servers:");
+    for peer in Peer::all()? {
+        let version = peer.version().unwrap_or_else(|| "not installed".to_owned());
+        let scenarios: Vec<_> = peer.about.scenarios.iter().map(String::as_str).collect();
+        println!(
+            "  {:<12} {} {version}\n  {:<12} takes part in: {}",
+            peer.name,
+            peer.about.title,
+            "",
+            scenarios.join(", ")
+        );
+    }
+    Ok(())
+}
+
+pub fn install(names: &[String]) -> Result<(), String> {
+    let mut failed = Vec::new();
+    for peer in Peer::all()? {
+        if !names.is_empty() && !names.contains(&peer.name) {
+            continue;
+        }
+        println!("{}: installing", peer.name);
+        let status = peer.script("install.sh").status().map_err(|error| format!("cannot run sh: {error}"))?;
+        match peer.version() {
+            Some(version) if status.success() => println!("{}: {version}", peer.name),
+            _ => {
+                println!("{}: cannot be installed here ({status}); it will be left out", peer.name);
+                failed.push(peer.name);
+            }
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { Err(format!("not installed: {}", failed.join(", "))) }
+}
+
+pub fn run(options: &Options) -> Result<(), String> {
+    let chosen: Vec<_> = options.scenarios.iter().map(|name| scenarios::named(name)).collect::<Result<_, _>>()?;
+    let peers = Peer::chosen(options)?;
+    // Servers are children and get the same limit.
+    let descriptors = rlimit::increase_nofile_limit(u64::MAX).map_err(|error| format!("open files: {error}"))?;
+    if let Some(wanted) = options.connections
+        && u64::from(wanted) + OTHER_DESCRIPTORS > descriptors
+    {
+        return Err(format!(
+            "{wanted} connections need more than the {descriptors} open files a process may have here"
+        ));
+    }
+    let out = options.out.clone().unwrap_or_else(|| repository().join("target/bench"));
+    let mut nothing = Vec::new();
+    for scenario in chosen {
+        let report = measure(scenario, &peers, options, &out, Host::here(descriptors));
+        println!("{}", table::text(&report));
+        println!("Recorded in {}", record::write(&report, &out)?.display());
+        if report.servers.iter().any(|server| server.series.iter().any(|series| series.connections.is_some())) {
+            for path in plot::write(&report, &out)? {
+                println!("Drawn in {}", path.display());
+            }
+        }
+        if report.servers.iter().all(|server| server.series.is_empty()) {
+            nothing.push(scenario.name);
+        }
+    }
+    if nothing.is_empty() { Ok(()) } else { Err(format!("nothing could be measured in: {}", nothing.join(", "))) }
+}
+
+fn measure(scenario: &Scenario, peers: &[Peer], options: &Options, out: &std::path::Path, host: Host) -> Report {
+    let mut skipped = Vec::new();
+    let mut taking_part = Vec::new();
+    for peer in peers {
+        match peer.version() {
+            _ if !peer.about.scenarios.contains(scenario.name) => {
+                skipped.push(format!("{}, which has nothing to compare in this scenario", peer.name));
+            }
+            None => skipped.push(format!(
+                "{}, which is not installed (`cargo bench --bench load -- install {}`)",
+                peer.name, peer.name
+            )),
+            Some(version) => taking_part.push((
+                peer,
+                ServerResults {
+                    name: peer.name.clone(),
+                    title: peer.about.title.clone(),
+                    version,
+                    differs: peer.about.differs.clone(),
+                    series: Vec::new(),
+                    remarks: Vec::new(),
+                    failures: Vec::new(),
+                },
+            )),
+        }
+    }
+    let interval = options.interval.unwrap_or(scenario.interval);
+    for round in 1..=options.rounds {
+        for (peer, results) in &mut taking_part {
+            let begin = Instant::now();
+            let directory = scratch(out, scenario, peer, round);
+            let stage = Stage { peer, options, directory, interval };
+            eprint!("{} round {round}/{} {} ...", scenario.name, options.rounds, peer.name);
+            match (scenario.run)(&stage) {
+                Ok(outcome) => {
+                    eprintln!(" {:.1} s: {}", begin.elapsed().as_secs_f64(), summary(&outcome));
+                    results.add(outcome);
+                }
+                Err(reason) => {
+                    eprintln!(" failed: {reason}");
+                    results.failures.push(format!("round {round}: {reason}"));
+                }
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+    let servers: Vec<_> = taking_part.into_iter().map(|(_, results)| results).collect();
+    let has_part = |name: &String| servers.iter().any(|server| &server.name == name);
+    let reference =
+        options.reference.clone().filter(has_part).or_else(|| servers.last().map(|server| server.name.clone()));
+    Report {
+        scenario: scenario.name.to_owned(),
+        about: scenario.about.to_owned(),
+        parameters: format!(
+            "{}; heartbeat interval {}",
+            (scenario.parameters)(options),
+            humantime::format_duration(interval)
+        ),
+        settings: options.set.clone(),
+        rounds: options.rounds,
+        reference,
+        host,
+        servers,
+        skipped,
+    }
+}
+
+/// The server's own directory in this round.
+fn scratch(out: &std::path::Path, scenario: &Scenario, peer: &Peer, round: u16) -> PathBuf {
+    let directory = out.join("servers").join(format!("{}-{}-{round}", scenario.name, peer.name));
+    // What an earlier run left would be read as this one's.
+    let _ = std::fs::remove_dir_all(&directory);
+    directory
+}
+
+fn summary(outcome: &Outcome) -> String {
+    let shown = outcome.measured.iter().take(4);
+    let words =
+        shown.map(|measured| format!("{} {} {}", measured.metric, table::number(measured.value), measured.unit));
+    words.collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,117 @@
+//! What a scenario is given: one server's description, what was asked for, and ways to set the scene.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::args::Options;
+use crate::backend::{Backend, Targets};
+use crate::crowd::{Crowd, Plan};
+use crate::peers::Peer;
+use crate::process::{Ports, Server, Settings};
+
+/// Time for any crowd to be connected.
+const CONNECT_LIMIT: Duration = Duration::from_secs(120);
+
+/// Handshakes that the clients keep in flight.
+pub const HANDSHAKES: usize = 256;
+
+pub struct Stage<'a> {
+    pub peer: &'a Peer,
+    pub options: &'a Options,
+    /// For the server's files.
+    pub directory: PathBuf,
+    /// Between a client's heartbeats; the timeout is twice that.
+    pub interval: Duration,
+}
+
+impl Stage<'_> {
+    pub fn connections(&self, default: usize) -> usize {
+        self.options.connections.map_or(default, |count| usize::try_from(count).unwrap_or(default))
+    }
+
+    pub fn window(&self) -> Duration {
+        self.options.window.unwrap_or(Duration::from_secs(10))
+    }
+
+    pub fn timeout(&self) -> Duration {
+        self.interval * 2
+    }
+
+    pub fn keeps_log(&self) -> bool {
+        self.peer.about.control.is_some_and(|control| control.log)
+    }
+
+    pub fn start(&self) -> Result<Server, String> {
+        self.start_at(Ports::free()?)
+    }
+
+    pub fn start_at(&self, ports: Ports) -> Result<Server, String> {
+        let settings = Settings { interval: self.interval, timeout: self.timeout(), set: self.options.set.clone() };
+        Server::start(self.peer, &settings, ports, &self.directory)
+    }
+
+    /// Clients that are not connected yet.
+    pub fn clients(&self, server: &Server, prefix: char, path: Option<&str>, count: usize) -> Result<Crowd, String> {
+        let plan = Plan {
+            server: server.ws,
+            path: path.and_then(|name| self.peer.about.client.paths.get(name).cloned()),
+            dialect: self.peer.about.client.clone(),
+            prefix,
+            timeout: self.timeout(),
+            generation: 0,
+        };
+        Crowd::new(plan, count).map_err(|error| format!("cannot make clients: {error}"))
+    }
+
+    /// Clients that are connected, and known to the server's backend where it has one that counts.
+    pub fn crowd(&self, server: &Server, path: Option<&str>, count: usize) -> Result<Crowd, String> {
+        let mut crowd = self.clients(server, 'c', path, count)?;
+        self.connect(&mut crowd, 0..count, HANDSHAKES)?;
+        if let Some(backend) = self.backend(server)? {
+            backend.wait_for_count(count, Duration::from_secs(10))?;
+        }
+        Ok(crowd)
+    }
+
+    /// How many attempts failed and were made again.
+    pub fn connect(&self, crowd: &mut Crowd, range: std::ops::Range<usize>, in_flight: usize) -> Result<u64, String> {
+        crowd.connect(range, in_flight, CONNECT_LIMIT)
+    }
+
+    /// `None` for a server that has no backend's side.
+    pub fn backend(&self, server: &Server) -> Result<Option<Backend>, String> {
+        self.peer.about.control.map(|control| Backend::new(server, control)).transpose()
+    }
+
+    /// The same where the scenario cannot do without.
+    pub fn need_backend(&self, server: &Server) -> Result<Backend, String> {
+        self.backend(server)?.ok_or_else(|| format!("{} has no backend's side", self.peer.name))
+    }
+}
+
+/// All clients as targets.
+pub fn targets(crowd: &Crowd) -> Targets {
+    Targets(std::sync::Arc::new(crowd.ids()))
+}
+
+/// Calls `act` for 0, 1, 2... at `rate` a second, and serves the clients in between.
+pub fn at_rate(
+    crowd: &mut Crowd,
+    rate: f64,
+    window: Duration,
+    mut act: impl FnMut(&mut Crowd, u64),
+    mut seen: impl FnMut(usize, crate::crowd::Seen<'_>),
+) -> Result<(), String> {
+    let start = Instant::now();
+    let mut done = 0u64;
+    while start.elapsed() < window {
+        let due = (start.elapsed().as_secs_f64() * rate) as u64;
+        while done < due {
+            act(crowd, done);
+            done += 1;
+        }
+        let until_next = Duration::from_secs_f64((done + 1) as f64 / rate).saturating_sub(start.elapsed());
+        crowd.turn(until_next.min(window.saturating_sub(start.elapsed())).min(Duration::from_millis(10)), &mut seen)?;
+    }
+    Ok(())
+}
