@@ -424,11 +424,11 @@ impl World {
     /// What the end of the last connection tells of unacknowledged messages: their ids and how many.
     fn unacked(&self) -> (Vec<String>, u64) {
         let records = self.records();
-        let ends = records.iter().filter_map(|record| match &record.event.kind {
+        let mut ends = records.iter().rev().filter_map(|record| match &record.event.kind {
             EventKind::Disconnected(end) => Some(&end.unacked),
             _ => None,
         });
-        let last = ends.last().expect("an end");
+        let last = ends.next().expect("an end");
         (last.ids.iter().map(ToString::to_string).collect(), last.count)
     }
 }

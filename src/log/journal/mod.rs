@@ -292,7 +292,7 @@ fn has_files(directory: &std::path::Path) -> std::io::Result<bool> {
             return Ok(true);
         }
     }
-    Ok(checkpoint::list(directory)?.first().is_some())
+    Ok(!checkpoint::list(directory)?.is_empty())
 }
 
 /// Makes the last segment fit to go on with: what is torn goes, and the last batch, which may have been on its way to the disk when the last
