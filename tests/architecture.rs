@@ -34,6 +34,8 @@ const GUARDED: &[(&str, &[&str])] = &[
     ("axum", &["admin"]),
     ("clap", &["cli", "config"]),
     ("redb", &["store"]),
+    ("rustix", &["log"]),
+    ("crc32c", &["log"]),
     ("prometheus_client", &["metrics"]),
 ];
 

@@ -29,7 +29,7 @@ async fn read(node: &Process, at_least: usize) -> (Vec<pb::Event>, String) {
 #[tokio::test]
 async fn after_a_kill_a_consumer_goes_on_after_what_it_acknowledged() {
     let directory = tempfile::tempdir().expect("a directory");
-    let data_dir = format!("log.data_dir={:?}", directory.path());
+    let data_dir = format!("log.data_dir={}", directory.path().display());
     let mut node = Process::start(&[&data_dir]).await;
     let _alice = node.connect("alice").await;
     let (first, cursor) = read(&node, 1).await;

@@ -6,8 +6,13 @@ use heartwire::pb::event::Kind;
 use heartwire::pb::subscribe_request::Start;
 use tempfile::TempDir;
 
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::harness::http::Request;
 use crate::harness::process::run;
-use crate::harness::{Events, Process, SOON};
+use crate::harness::{Events, Process, SOON, eventually};
 
 async fn start(directory: &TempDir) -> Process {
     Process::start(&[&data_dir(directory), "log.max_bytes=1MiB"]).await
@@ -155,6 +160,63 @@ async fn what_cannot_be_a_data_directory_is_a_mistake_in_the_configuration() {
     // Root may write anywhere, but not here.
     let (code, _, err) = run(&anywhere("log.data_dir=/proc/heartwire")).await;
     assert!(code == Some(2) && err.contains("log.data_dir") && err.contains("/proc/heartwire"), "{code:?} {err}");
+}
+
+/// The kernel refuses what goes beyond so many bytes of a file, as it would on a full disk.
+fn limit_files(process: &Process, bytes: &str) {
+    let (id, limit) = (process.id().to_string(), format!("--fsize={bytes}:unlimited"));
+    let set = std::process::Command::new("prlimit").args(["--pid", &id, &limit]).status().expect("prlimit is there");
+    assert!(set.success());
+}
+
+#[tokio::test]
+async fn a_disk_that_takes_nothing_more_keeps_newcomers_out_loses_nobody_and_recovers_by_itself() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let process = start(&directory).await;
+    let mut events = process.events().await;
+    let (mut alice, _) = process.connect_seen("alice", &mut events).await;
+    let (mut bob, _) = process.connect_seen("bob", &mut events).await;
+
+    limit_files(&process, "1");
+    alice.text("waits").await;
+    eventually("the log fails", || async {
+        let (status, body) = process.admin_get("/readyz").await;
+        (status == 503 && body.contains("the log is failing")).then_some(())
+    })
+    .await;
+    assert_eq!(process.admin_get("/livez").await.0, 200);
+    assert_eq!(process.metric("heartwire_log_healthy").await, 0.0);
+    let serving = async |service: &str| {
+        let mut health = HealthClient::new(process.another_channel());
+        let request = HealthCheckRequest { service: service.to_owned() };
+        health.check(request).await.expect("answers").into_inner().status() == ServingStatus::Serving
+    };
+    assert!(serving("").await && serving("heartwire.v1.MessageService").await);
+    assert!(!serving("heartwire.v1.EventService").await);
+    let refused = Request::good().refused_by(process.ws).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (503, Some("5")));
+    assert_eq!(process.handshakes("log_failing").await, 1.0);
+    // Who is there already is served.
+    process.send("bob", "plain sends go on", pb::Stage::Written).await.expect("written");
+    assert_eq!(bob.next_text().await, "plain sends go on");
+    // An end that is owed waits.
+    bob.text("").await;
+    assert_eq!(bob.closed().await.0, 1000);
+
+    limit_files(&process, "unlimited");
+    assert_eq!(events.text().await.1, "waits");
+    assert_eq!(events.disconnected().await.0.client_id, "bob");
+    eventually("it is ready", || async { (process.admin_get("/readyz").await.0 == 200).then_some(()) }).await;
+    assert!(serving("heartwire.v1.EventService").await);
+    process.connect_seen("carol", &mut events).await;
+    let seen = until_head(&process, process.events_from(Start::Beginning(Default::default())).await).await;
+    kill(process).await;
+
+    // And all that was seen is there.
+    let process = start(&directory).await;
+    let again = until_head(&process, process.events_from(Start::Beginning(Default::default())).await).await;
+    assert_eq!(again[..seen.len()], seen);
+    assert_eq!(again.len() - seen.len(), 2);
 }
 
 #[tokio::test]

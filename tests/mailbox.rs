@@ -15,7 +15,7 @@ use tonic::Code;
 use tonic_types::StatusExt as _;
 
 use crate::harness::client::raw_websocket;
-use crate::harness::{Node, client_target, eventually, reason, span};
+use crate::harness::{Node, Process, client_target, eventually, reason, span};
 
 fn trusting(config: &mut Config) {
     config.identity.trust_self_named = true;
@@ -182,6 +182,26 @@ async fn clients_that_name_themselves_have_no_mailbox_unless_they_are_trusted() 
     let node = Node::start().await;
     let refused = send(&node, kept("alice", "a")).await.expect_err("refused");
     assert_eq!((refused.code(), &*reason(&refused)), (Code::FailedPrecondition, "IDENTITY_UNVERIFIED"));
+}
+
+#[tokio::test]
+async fn what_was_answered_as_stored_outlives_a_kill() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = format!("log.data_dir={}", directory.path().display());
+    let settings = [&*data, "identity.trust_self_named=true"];
+    let send = async |node: &Process, request| node.messages().send(request).await.map(tonic::Response::into_inner);
+    let named = |n: usize| pb::SendRequest { message_id: format!("m-{n}"), ..kept("alice", n.to_string()) };
+    let mut node = Process::start(&settings).await;
+    for n in 0..20 {
+        send(&node, named(n)).await.expect("stored");
+    }
+    node.child.kill().await.expect("killed");
+    let node = Process::start(&settings).await;
+    assert!(send(&node, named(7)).await.expect("stored").replayed);
+    let mut alice = node.connect("alice").await;
+    for n in 0..20 {
+        assert_eq!(alice.next_text().await, n.to_string());
+    }
 }
 
 #[tokio::test]

@@ -17,5 +17,6 @@ mod liveness;
 mod mailbox;
 mod plain_protocol;
 mod process;
+mod reliable;
 mod shutdown;
 mod takeover;

@@ -112,6 +112,18 @@ async fn readiness_follows_the_state_and_says_why_not() {
 }
 
 #[tokio::test]
+async fn while_the_log_fails_the_node_is_alive_and_not_ready() {
+    let server = Server::start().await;
+    server.readiness.send_replace(Readiness::Ready);
+    server.health.send_replace(LogHealth::Failing("no space".into()));
+    let answer = server.get("/readyz").await;
+    assert_eq!((answer.status, answer.body.as_str()), (503, "the log is failing: no space\n"));
+    assert_eq!(server.get("/livez").await.status, 200);
+    server.health.send_replace(LogHealth::Committing);
+    assert_eq!(server.get("/readyz").await.status, 200);
+}
+
+#[tokio::test]
 async fn the_index_names_the_pages_and_other_paths_and_methods_are_refused() {
     let server = Server::start().await;
     let index = server.get("/").await;

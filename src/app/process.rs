@@ -16,6 +16,9 @@ use crate::telemetry::{self, LogFilter};
 const FAILURE: u8 = 1;
 const CONFIGURATION: u8 = 2;
 
+/// The same number on Linux and macOS.
+const SIGXFSZ: i32 = 25;
+
 /// How long the runtime may take to let go of what is left after a shutdown.
 const RUNTIME_END: Duration = Duration::from_millis(100);
 
@@ -53,6 +56,8 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    /// A file over the limit that the process was given. To be told of it as an error is enough: the log goes on when it can.
+    _file_size: Signal,
 }
 
 impl Signals {
@@ -61,6 +66,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            _file_size: signal(SignalKind::from_raw(SIGXFSZ))?,
         })
     }
 

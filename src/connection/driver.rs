@@ -489,10 +489,10 @@ impl<S: FrameSocket> Driver<S> {
             }
         }
         let Phase::Closing(closing) = &mut self.phase else { return Poll::Ready(()) };
-        let reason = closing.1.clone();
-        self.bid_farewell(&reason);
-        let Phase::Closing(closing) = &mut self.phase else { return Poll::Ready(()) };
         let (closer, reason) = &mut **closing;
+        if let Some(reliable) = &mut self.reliable {
+            reliable.bid_farewell(&mut self.socket, reason);
+        }
         closer.poll(&mut self.socket, reason, context)
     }
 }

@@ -418,13 +418,7 @@ mod tests {
             (r#"{"type":"bye"}"#, FromClient::Bye { code: 1000, reason: "".into() }),
             (r#"{"type":"bye","code":4000,"reason":"é"}"#, FromClient::Bye { code: 4000, reason: "é".into() }),
         ] {
-            if envelope.contains("1e400") {
-                // Not even a number of JSON's that a double holds.
-                assert_eq!(code(envelope), "BAD_JSON");
-                assert_eq!(parse(&envelope.replace("1e400", "1e40")), Ok(expected), "{envelope}");
-            } else {
-                assert_eq!(parse(envelope), Ok(expected), "{envelope}");
-            }
+            assert_eq!(parse(envelope), Ok(expected), "{envelope}");
         }
     }
 
@@ -432,7 +426,7 @@ mod tests {
     fn what_is_no_envelope_says_why_and_names_the_member() {
         let deep = "[".repeat(100_000);
         for text in
-            ["", " ", "x", "[]", "1", "null", "\"hello\"", r#"{"type":"hello"}{}"#, "{", r#"{"a":"\ud800"}"#, &deep]
+            ["", " ", "x", "[]", "1", "null", "\"hello\"", r#"{"type":"hello"}{}"#, "{", r#"{"type":"\ud800"}"#, &deep]
         {
             assert_eq!(code(text), "BAD_JSON", "{text:.40}");
         }

@@ -105,3 +105,26 @@ impl HealthMethods for Health {
         reply(Ok(Box::pin(told)))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn while_the_log_fails_only_its_own_service_is_not_served() {
+        let log = watch::Sender::new(LogHealth::Committing);
+        let health = Health::new(CancellationToken::new(), log.subscribe());
+        health.set_ready(true);
+        let (sees, told) = (health.clone(), ServingStatus::Serving);
+        let turned = tokio::spawn(async move { sees.other_than(OF_THE_LOG, Some(told)).await });
+        tokio::task::yield_now().await;
+        log.send_replace(LogHealth::Failing("no space".into()));
+        assert_eq!(turned.await.expect("no panic"), ServingStatus::NotServing);
+        for name in NAMES {
+            let expected = if name == OF_THE_LOG { ServingStatus::NotServing } else { ServingStatus::Serving };
+            assert_eq!(health.now(name), expected, "{name:?}");
+        }
+        log.send_replace(LogHealth::Committing);
+        assert_eq!(health.other_than(OF_THE_LOG, Some(ServingStatus::NotServing)).await, ServingStatus::Serving);
+    }
+}

@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout};
 use super::*;
 use crate::clock::Clock;
 use crate::close::CloseReason;
-use crate::event::{EventKind, Payload, Record};
+use crate::event::{EventKind, Payload, RELIABLE, Record};
 use crate::heartbeat::Cadence;
 use crate::log::{Log as _, MemoryLog, Retention};
 use crate::outbox::{Frame, OutboxLimits, Refused, Written};
@@ -44,7 +44,15 @@ impl World {
         Self::over(Store::in_memory().expect("a store"), LIMITS)
     }
 
+    fn allowing(most: usize) -> Self {
+        Self::with(Store::in_memory().expect("a store"), LIMITS, Duplicates::Allow { most })
+    }
+
     fn over(store: Store, limits: Limits) -> Self {
+        Self::with(store, limits, Duplicates::Replace)
+    }
+
+    fn with(store: Store, limits: Limits, duplicates: Duplicates) -> Self {
         let wall = Arc::new(AtomicI64::new(1_000));
         let read = Arc::clone(&wall);
         let clock = Clock::new(move || {
@@ -57,7 +65,7 @@ impl World {
             node_id: "node".into(),
             cadence: Cadence { interval: 30_000, timeout: 60_000 },
             quiet: true,
-            duplicates: Duplicates::Replace,
+            duplicates,
             takeovers_per_minute: 0,
             outbox: OUTBOX,
         };
@@ -80,7 +88,11 @@ impl World {
     }
 
     async fn join(&self, client: &str) -> Registration {
-        let newcomer = Newcomer { client_id: Some(id(client)), remote_address: None, subprotocol: "" };
+        self.join_with(client, "").await
+    }
+
+    async fn join_with(&self, client: &str, subprotocol: &'static str) -> Registration {
+        let newcomer = Newcomer { client_id: Some(id(client)), remote_address: None, subprotocol };
         self.registry.join(newcomer).await.expect("joined")
     }
 
@@ -265,6 +277,65 @@ async fn what_a_connection_takes_to_its_grave_comes_again_on_the_next_and_nothin
 }
 
 #[tokio::test]
+async fn one_who_acknowledges_has_it_when_it_says_so_and_gets_it_again_if_it_never_did() {
+    let world = World::new();
+    for (text, name) in [("a", "m-a"), ("b", "m-b")] {
+        world.post(named("alice", text, name)).await.expect("stored");
+    }
+    let first = world.join_with("alice", RELIABLE).await;
+    let connection = Arc::clone(first.connection());
+    let reliable = connection.reliable().expect("it acknowledges");
+    eventually("both are in the outbox", || connection.outbox.depth().0 == 2).await;
+    for name in ["m-a", "m-b"] {
+        let message = reliable.window().next(&connection.outbox, Instant::now()).0.expect("a message");
+        assert_eq!(message.id.as_deref(), Some(name));
+    }
+    let posting = world.begin(Mail { until: Stage::Written, ..named("alice", "a", "m-a") });
+    reliable.window().flushed();
+    assert_eq!(posting.settle(SOON).await.expect("stored").progress.stage, Stage::Written);
+    assert_eq!(world.totals().0, 2, "written is not enough");
+    let posting = world.begin(Mail { until: Stage::Acked, ..named("alice", "a", "m-a") });
+    tokio::task::yield_now().await;
+    reliable.window().ack(1).expect("sent");
+    assert_eq!(posting.settle(SOON).await.expect("stored").progress.stage, Stage::Acked);
+    eventually("it is removed", || world.totals().0 == 1).await;
+    drop(first);
+    let second = world.join("alice").await;
+    // One that only takes frames never acknowledges; written is as far as it comes.
+    let posting = world.begin(Mail { until: Stage::Acked, ..named("alice", "b", "m-b") });
+    let (posted, texts) = tokio::join!(posting.settle(SOON), write(second.connection(), 1));
+    assert_eq!((posted.expect("stored").progress.stage, texts), (Stage::Written, vec!["b".to_owned()]));
+    world.empty().await;
+}
+
+#[tokio::test]
+async fn of_several_connections_the_oldest_gets_the_mail_and_no_other_is_ahead_of_it() {
+    let world = World::allowing(3);
+    let (first, second) = (world.join("alice").await, world.join("alice").await);
+    world.post(mail("alice", "a")).await.expect("stored");
+    eventually("the oldest has it", || first.connection().outbox.depth().0 == 1).await;
+    assert_eq!(plain(second.connection(), "plain"), Ok(()), "it is in an outbox");
+    let third = world.join("alice").await;
+    assert_eq!(plain(third.connection(), "plain"), Ok(()));
+    let connection = Arc::clone(first.connection());
+    let frame = pop(&connection).expect("a");
+    first.end(CloseReason::Kicked(1000, "".into()));
+    // Told a moment late, with the end not committed.
+    world.registry.set_mail(&id("alice"), MailState::Sent(connection.info().connection_id));
+    // Not known to be delivered, so it may have to come first on these.
+    for other in [&second, &third] {
+        assert_eq!(plain(other.connection(), "too early"), Err(Refused::Full));
+    }
+    drop((frame, first));
+    assert_eq!(write(second.connection(), 2).await, ["plain", "a"]);
+    assert_eq!(write(third.connection(), 1).await, ["plain"]);
+    for other in [&second, &third] {
+        eventually("others may go again", || plain(other.connection(), "now").is_ok()).await;
+    }
+    world.empty().await;
+}
+
+#[tokio::test]
 async fn a_receipt_stands_even_if_the_connection_ends_before_the_message_is_removed() {
     let world = World::new();
     let alice = world.join("alice").await;
@@ -318,7 +389,7 @@ async fn over_a_bound_a_message_is_refused_and_there_is_room_again_once_one_is_g
 }
 
 #[tokio::test]
-async fn a_repeat_by_its_id_is_stored_once_for_as_long_as_it_is_stored() {
+async fn a_repeat_by_its_id_is_stored_once_even_when_it_was_delivered_meanwhile() {
     let world = World::new();
     let first = world.post(named("alice", "a", "m")).await.expect("stored");
     let again = world.post(named("alice", "a", "m")).await.expect("stored");
@@ -342,7 +413,12 @@ async fn a_repeat_by_its_id_is_stored_once_for_as_long_as_it_is_stored() {
     let posted = posted.expect("stored");
     assert_eq!((posted.progress.stage, posted.replayed, texts.len()), (Stage::Written, true, 3));
     eventually("it is removed", || world.totals().0 == 2).await;
-    assert!(!world.post(named("alice", "b", "m")).await.expect("forgotten").replayed);
+    // Its sender may not have heard of it.
+    let past = world.post(named("alice", "a", "m")).await.expect("known");
+    let by = alice.connection().info().connection_id;
+    assert_eq!((past.progress.stage, past.progress.connection_id, past.replayed), (Stage::Written, by, true));
+    assert_eq!(world.post(named("alice", "b", "m")).await, Err(PostError::IdReused));
+    assert!(!world.post(named("alice", "b", "n")).await.expect("another id").replayed);
 }
 
 #[tokio::test]
@@ -479,7 +555,7 @@ async fn a_write_that_failed_is_not_sent_and_holds_nobody_up() {
     });
     tokio::time::sleep(Duration::from_millis(20)).await;
     go_on.send(()).expect("it waits");
-    assert_eq!(posting.settle(SOON).await, Err(PostError::Store(StoreError::Failed("made up".into()))));
+    assert!(matches!(posting.settle(SOON).await, Err(PostError::Store(StoreError::Failed(_)))));
     assert!(failing.await.expect("done").is_err());
     eventually("nothing of it is left", || world.totals() == (0, 0)).await;
     world.post(mail("alice", "b")).await.expect("stored");

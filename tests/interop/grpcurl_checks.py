@@ -21,8 +21,6 @@ ALICE = {"client_id": "alice"}
 # Calls, with a request each, that this release answers with UNIMPLEMENTED.
 NOT_IMPLEMENTED: list[tuple[str, dict[str, Any]]] = [
     (f"{EVENTS}/Subscribe", {"scope": "SCOPE_CLUSTER"}),
-    (f"{MESSAGES}/Send", {"target": ALICE, "text": "hi", "ttl": "60s"}),
-    (f"{MESSAGES}/Send", {"target": ALICE, "text": "hi", "receipt": "STAGE_ACKED"}),
 ]
 
 

@@ -18,11 +18,12 @@ import grpcurl_checks
 import node_checks
 import protos
 import readme
+import schema_checks
 from report import Report
 from server import Server
 
 ROOT = Path(__file__).resolve().parents[2]
-TIME_LIMIT = 115
+TIME_LIMIT = 175
 LOG_LINES = 20
 
 
@@ -69,6 +70,10 @@ def _checks(report: Report, arguments: argparse.Namespace, work: Path) -> None:
             report.skip("browser", "chromium is not installed")
     with report.group("node"):
         node_checks.run(report, binary, work, ROOT / "proto")
+    with report.group("clients/js"):
+        node_checks.run_client(report, binary, work, ROOT)
+    with report.group("schema"):
+        schema_checks.run(report, binary, work, ROOT / "docs/heartwire.v1.schema.json")
     with report.group("README"):
         text = arguments.readme.read_text() if arguments.readme.exists() else ""
         importlib.import_module("readme_checks").run(report, binary, work, text, arguments.require_readme)

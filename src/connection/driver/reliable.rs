@@ -29,6 +29,8 @@ pub(super) struct Reliable<S> {
     owed_beats: u32,
     /// Something came again that is committed.
     ack_again: bool,
+    /// An acknowledgement has made room for messages that may wait in the outbox.
+    made_room: bool,
     /// Its last word has been said.
     bid_farewell: bool,
 }
@@ -39,6 +41,18 @@ impl<S> Reliable<S> {
         self.greeting = Some(resumed);
         self.owed_beats = 0;
         self.ack_again = false;
+    }
+
+    /// Queues what comes before the Close, once.
+    pub(super) fn bid_farewell(&mut self, socket: &mut S, reason: &CloseReason)
+    where
+        S: FrameSocket,
+    {
+        if !std::mem::replace(&mut self.bid_farewell, true)
+            && let Some(frame) = envelope::farewell(reason)
+        {
+            socket.queue(&frame);
+        }
     }
 }
 
@@ -54,6 +68,7 @@ impl<S: FrameSocket> Driver<S> {
             greeting: Some(false),
             owed_beats: 0,
             ack_again: false,
+            made_room: false,
             bid_farewell: false,
         }));
         self
@@ -64,10 +79,14 @@ impl<S: FrameSocket> Driver<S> {
         self.connection().reliable().map_or(0, |reliable| reliable.committed())
     }
 
-    /// Whether there is an envelope to be written that is no message.
+    /// Whether there is, or may be, something to be written because of what was read.
     pub(super) fn owes_envelope(&self) -> bool {
         let Some(reliable) = &self.reliable else { return false };
-        reliable.greeting.is_some() || reliable.owed_beats > 0 || reliable.ack_again || self.committed() > reliable.told
+        reliable.greeting.is_some()
+            || reliable.owed_beats > 0
+            || reliable.ack_again
+            || reliable.made_room
+            || self.committed() > reliable.told
     }
 
     /// Another heartbeat is owed.
@@ -125,6 +144,9 @@ impl<S: FrameSocket> Driver<S> {
 
     /// Moves envelopes to the socket; false if there are none.
     pub(super) fn gather_envelopes(&mut self) -> bool {
+        if let Some(reliable) = &mut self.reliable {
+            reliable.made_room = false;
+        }
         let now = Instant::now();
         let mut any = false;
         while self.socket.buffered() < WRITE_BURST
@@ -134,16 +156,6 @@ impl<S: FrameSocket> Driver<S> {
             any = true;
         }
         any
-    }
-
-    /// Queues what comes before the Close, once.
-    pub(super) fn bid_farewell(&mut self, reason: &CloseReason) {
-        if let Some(reliable) = &mut self.reliable
-            && !std::mem::replace(&mut reliable.bid_farewell, true)
-            && let Some(frame) = envelope::farewell(reason)
-        {
-            self.socket.queue(&frame);
-        }
     }
 
     /// What an envelope means.
@@ -196,7 +208,11 @@ impl<S: FrameSocket> Driver<S> {
     fn take_ack(&mut self, received: u64) -> Result<u64, CloseReason> {
         let Some(reliable) = self.connection().reliable() else { return Ok(0) };
         let acked = reliable.window().ack(received);
-        self.note_ack(acked)
+        let news = self.note_ack(acked)?;
+        if let Some(reliable) = &mut self.reliable {
+            reliable.made_room |= news > 0;
+        }
+        Ok(news)
     }
 
     pub(super) fn note_ack(&self, acked: Result<(u64, Flushed), AckError>) -> Result<u64, CloseReason> {

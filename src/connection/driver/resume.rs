@@ -120,7 +120,8 @@ impl<S: FrameSocket> Driver<S> {
         if let Some(attached) = attached {
             self.note_ack(attached)?;
         }
-        Ok(())
+        // Each is told in the log.
+        self.limiter.control(self.clock().uptime()).map_err(CloseReason::RateLimited)
     }
 
     /// From now on nobody resumes it.

@@ -10,6 +10,8 @@ mod identity;
 mod messages;
 mod outbox;
 mod rates;
+mod reliable;
+mod resume;
 mod scripts;
 mod several;
 mod stalled_log;
@@ -22,6 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use serde_json::{Value, json};
 use tokio::io::{DuplexStream, duplex};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
@@ -262,6 +265,8 @@ impl World {
         tokio::time::timeout(3 * SECOND, self.host.tasks.wait()).await.expect("every task ends");
         settle().await;
         assert_eq!(self.registry.count(), 0, "the fold is empty");
+        assert!(self.host.sessions.is_empty(), "no session is left");
+        assert_eq!(self.host.metrics.detached.get(), 0, "nor one without a socket");
         assert!(self.log.budget().is_whole(), "the log's room is free");
         let places: Vec<_> = (0..PLACES).map(|_| self.admissions.admit([127, 0, 0, 1].into()).ok()).collect();
         assert!(places.iter().all(Option::is_some), "every place is free");
@@ -297,6 +302,137 @@ fn target(name: &str) -> Target {
     Target::Client(ClientId::named(name).expect("a good id"))
 }
 
+/// A client of the reliable subprotocol, which counts what it sends and gets.
+struct Speaker {
+    client: Client,
+    /// The server's newest `hello`.
+    hello: Value,
+    /// The number of the last message that it sent.
+    sent: u64,
+    /// The number of the last message that it got.
+    received: u64,
+}
+
+impl Speaker {
+    async fn say(&mut self, envelope: Value) {
+        self.client.text(&envelope.to_string()).await;
+    }
+
+    /// Sends the next message.
+    async fn message(&mut self, text: &str) {
+        self.sent += 1;
+        self.say(json!({"type": "message", "seq": self.sent, "text": text})).await;
+    }
+
+    async fn ack(&mut self, received: u64) {
+        self.say(json!({"type": "ack", "received": received})).await;
+    }
+
+    /// The next envelope.
+    async fn hears(&mut self) -> Value {
+        serde_json::from_str(&self.client.hears().await).expect("JSON")
+    }
+
+    /// The next envelope that is no heartbeat.
+    async fn hears_more(&mut self) -> Value {
+        loop {
+            let envelope = self.hears().await;
+            if envelope["type"] != "heartbeat" {
+                return envelope;
+            }
+        }
+    }
+
+    /// The text of the next message, which must have the next number.
+    async fn hears_message(&mut self) -> String {
+        loop {
+            let envelope = self.hears_more().await;
+            if envelope["type"] == "ack" {
+                continue;
+            }
+            assert_eq!((&envelope["type"], &envelope["seq"]), (&json!("message"), &json!(self.received + 1)));
+            self.received += 1;
+            return envelope["text"].as_str().expect("a text").to_owned();
+        }
+    }
+
+    /// Waits for an acknowledgement of so many messages.
+    async fn is_acked(&mut self, upto: u64) {
+        while self.hears().await["received"] != upto {}
+    }
+
+    /// Reads to the end: the envelopes but heartbeats that still came, and the Close.
+    async fn hears_out(&mut self) -> (Vec<Value>, Option<(u16, String)>) {
+        let (texts, close) = self.client.hears_out().await;
+        let envelopes = texts.iter().map(|text| serde_json::from_str::<Value>(text).expect("JSON"));
+        (envelopes.filter(|envelope| envelope["type"] != "heartbeat").collect(), close)
+    }
+
+    /// Reads to the end, which is a Close after an `error` of this code.
+    async fn is_told(&mut self, code: &str) -> u16 {
+        let (envelopes, close) = self.hears_out().await;
+        let close = close.expect("a Close");
+        let last = envelopes.last().expect("an error");
+        assert_eq!((&last["type"], &last["code"]), (&json!("error"), &json!(code)), "{last}");
+        assert_eq!(last["message"], close.1, "the same reason");
+        close.0
+    }
+
+    fn session(&self) -> String {
+        self.hello["session"].as_str().expect("a session").to_owned()
+    }
+
+    fn resume(&self) -> Value {
+        json!({"type": "resume", "session": self.session(), "received": self.received})
+    }
+}
+
+impl World {
+    /// A client that has agreed on the reliable subprotocol and has yet to speak.
+    async fn mute(&self, named: Option<&str>) -> Speaker {
+        let (ours, theirs) = duplex(PIPE);
+        self.serve_as(WsSocket::new(ours, Bytes::new(), self.host.settings.max_message), named, true);
+        Speaker { client: Client::new(theirs).await, hello: Value::Null, sent: 0, received: 0 }
+    }
+
+    /// A client with a new session.
+    async fn speaker(&self, name: &str) -> Speaker {
+        let mut speaker = self.mute(Some(name)).await;
+        speaker.say(json!({"type": "hello"})).await;
+        speaker.hello = speaker.hears().await;
+        assert_eq!((&speaker.hello["type"], &speaker.hello["resumed"]), (&json!("hello"), &json!(false)));
+        speaker
+    }
+
+    /// The same session on another socket, whatever becomes of the old one; it goes on sending after what the server has.
+    async fn resumed(&self, old: &Speaker) -> Speaker {
+        let mut speaker = self.mute(None).await;
+        speaker.say(old.resume()).await;
+        speaker.hello = speaker.hears().await;
+        assert_eq!((&speaker.hello["type"], &speaker.hello["resumed"]), (&json!("hello"), &json!(true)));
+        assert_eq!(speaker.hello["connection_id"], old.hello["connection_id"], "the same connection");
+        speaker.sent = speaker.hello["received"].as_u64().expect("a number");
+        speaker.received = old.received;
+        speaker
+    }
+
+    /// Puts a text with an id in a client's outbox, to be told of its acknowledgement.
+    fn send_acked(&self, name: &str, id: &str, text: &str) -> Result<Accepted, SendError> {
+        self.dispatch.accept(&Outgoing { acked: true, id: Some(id.into()), ..Self::outgoing(name, text) })
+    }
+
+    /// What the end of the last connection tells of unacknowledged messages: their ids and how many.
+    fn unacked(&self) -> (Vec<String>, u64) {
+        let records = self.records();
+        let mut ends = records.iter().rev().filter_map(|record| match &record.event.kind {
+            EventKind::Disconnected(end) => Some(&end.unacked),
+            _ => None,
+        });
+        let last = ends.next().expect("an end");
+        (last.ids.iter().map(ToString::to_string).collect(), last.count)
+    }
+}
+
 /// Lets every task do what it can do now: paused time moves on only when all of them wait.
 async fn settle() {
     tokio::time::sleep(Duration::from_millis(1)).await;
@@ -320,6 +456,8 @@ fn line(record: &Record) -> String {
         EventKind::Connected(_) => format!("{who} connected"),
         EventKind::MessageReceived(Payload::Text(text)) => format!("{who} said {}", String::from_utf8_lossy(text)),
         EventKind::MessageReceived(Payload::Binary(bytes)) => format!("{who} sent {bytes:?}"),
+        EventKind::Suspected { socket_lost: true, .. } => format!("{who} lost its socket"),
+        EventKind::Recovered { resumed: true, .. } => format!("{who} resumed"),
         EventKind::Disconnected(end) => format!("{who} gone: {} {} {}", end.cause.as_str(), end.code, end.reason),
         other => format!("{who} {}", other.tag().as_str()),
     }

@@ -36,7 +36,7 @@ pub(super) struct Writer {
     /// The offset of the newest event that was ordered.
     newest: Offset,
     /// What is written, kept for its space.
-    buffer: Vec<u8>,
+    buffer: Frames,
 }
 
 /// A segment's file that is written to.
@@ -44,6 +44,13 @@ pub(super) struct Active {
     pub(super) file: Box<dyn DiskFile>,
     /// Bytes that are set aside for it.
     pub(super) size: u64,
+}
+
+/// Frames as they are written, and the size of each.
+#[derive(Default)]
+struct Frames {
+    bytes: Vec<u8>,
+    sizes: Vec<usize>,
 }
 
 /// Events with their offsets, on their way to the disk.
@@ -57,7 +64,7 @@ struct Batch {
 
 impl Writer {
     pub(super) fn new(active: Option<Active>, newest: Offset) -> Self {
-        Self { active, pending: None, newest, buffer: Vec::new() }
+        Self { active, pending: None, newest, buffer: Frames::default() }
     }
 }
 
@@ -165,7 +172,7 @@ impl JournalLog {
         let fits = match (&writer.active, place) {
             (Some(active), Some((salt, end))) => {
                 encode(records, salt, &mut writer.buffer);
-                end + writer.buffer.len() as u64 <= active.size
+                end + writer.buffer.bytes.len() as u64 <= active.size
             }
             _ => false,
         };
@@ -178,27 +185,21 @@ impl JournalLog {
         }
         let end = self.kept().current().map_or(0, |segment| segment.end);
         let Some(active) = &writer.active else { return Err(io::ErrorKind::NotFound.into()) };
-        active.file.write(&writer.buffer, end)?;
+        active.file.write(&writer.buffer.bytes, end)?;
         self.sync(&*active.file)?;
-        let mut kept = self.kept();
-        if let Some(segment) = kept.current() {
-            let mut at = 0;
-            for record in records {
-                // What was just written is whole.
-                let Ok(frame) = frame::first(&writer.buffer[at..], segment.salt) else { break };
-                segment.push(record.event.time, frame.size);
-                at += frame.size;
+        if let Some(segment) = self.kept().current() {
+            for (record, size) in records.iter().zip(&writer.buffer.sizes) {
+                segment.push(record.event.time, *size);
             }
         }
-        drop(kept);
-        if writer.buffer.capacity() > 2 * COMMIT_BYTES {
-            writer.buffer = Vec::new();
+        if writer.buffer.bytes.capacity() > 2 * COMMIT_BYTES {
+            writer.buffer = Frames::default();
         }
         Ok(())
     }
 
     fn sync(&self, file: &dyn DiskFile) -> io::Result<()> {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let synced = file.sync();
         self.metrics.journal_syncs.inc();
         self.metrics.journal_sync_seconds.observe(begun.elapsed().as_secs_f64());
@@ -265,10 +266,14 @@ impl JournalLog {
 }
 
 /// The batch as it is written.
-fn encode(records: &[Arc<Record>], salt: frame::Salt, buffer: &mut Vec<u8>) {
-    buffer.clear();
+fn encode(records: &[Arc<Record>], salt: frame::Salt, frames: &mut Frames) {
+    let Frames { bytes, sizes } = frames;
+    bytes.clear();
+    sizes.clear();
     for (index, record) in records.iter().enumerate() {
         let place = Place { offset: record.offset, index: index as u32, last: index + 1 == records.len() };
-        frame::put(buffer, salt, place, |out| codec::encode(&record.event, out));
+        let start = bytes.len();
+        frame::put(bytes, salt, place, |out| codec::encode(&record.event, out));
+        sizes.push(bytes.len() - start);
     }
 }

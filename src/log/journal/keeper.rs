@@ -199,7 +199,9 @@ impl JournalLog {
         let Some(needless) = keeper.needless() else { return true };
         let mut dropped = self.kept().take_dropped(needless);
         while let Some(segment) = dropped.first() {
-            match self.disk.remove(&segment.path) {
+            // Each is durable before the next, or a crash could leave a gap.
+            let removed = self.disk.remove(&segment.path).and_then(|()| self.disk.sync_directory(&self.directory));
+            match removed {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {

@@ -13,6 +13,9 @@ mod directory;
 mod disk;
 mod error;
 mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub mod fuzzing;
 mod health;
 mod keeper;
 mod kept;
@@ -289,7 +292,7 @@ fn has_files(directory: &std::path::Path) -> std::io::Result<bool> {
             return Ok(true);
         }
     }
-    Ok(checkpoint::list(directory)?.first().is_some())
+    Ok(!checkpoint::list(directory)?.is_empty())
 }
 
 /// Makes the last segment fit to go on with: what is torn goes, and the last batch, which may have been on its way to the disk when the last

@@ -129,16 +129,16 @@ fn header(bytes: &[u8], path: &Path, first: Offset, format: Format) -> Result<He
 }
 
 /// What was found in a segment.
-struct Scan {
+pub(super) struct Scan {
     /// With the batches that are whole, up to the first thing that is not.
-    segment: Segment,
+    pub(super) segment: Segment,
     /// The first offset of the last of them and where it begins.
     batch: (Offset, u64),
-    tail: Tail,
+    pub(super) tail: Tail,
 }
 
 /// What follows the last batch that is whole.
-enum Tail {
+pub(super) enum Tail {
     /// Nothing but zeros.
     Blank,
     /// Something, with no whole frame of a later batch behind it.
@@ -147,7 +147,7 @@ enum Tail {
     Damaged { at: u64 },
 }
 
-fn scan(bytes: &[u8], segment: Segment) -> Scan {
+pub(super) fn scan(bytes: &[u8], segment: Segment) -> Scan {
     let batch = (segment.first, segment.end);
     let mut scan = Scan { segment, batch, tail: Tail::Blank };
     let salt = scan.segment.salt;

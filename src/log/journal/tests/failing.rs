@@ -164,7 +164,8 @@ async fn a_disk_that_is_full_at_the_start_still_ends_what_is_owed_by_the_spare_o
     drop(log);
 }
 
-#[tokio::test(start_paused = true)]
+// In real time, a few tenths of a second: paused time stands still while a blocking thread is at work.
+#[tokio::test(flavor = "multi_thread")]
 async fn the_running_log_tries_again_by_itself() {
     struct Nothing;
     impl Apply for Nothing {

@@ -1,0 +1,175 @@
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { HeartwireClient, backoff, reconnectAfter } from "../heartwire.js";
+import { eventually, startClient, startNetwork, startNode } from "./world.js";
+
+/** A node, a network and a client, taken down when the test is over. */
+async function world(context, settings, options) {
+  let node = await startNode(settings);
+  const network = await startNetwork(() => node.ws);
+  const client = startClient(network.address, options);
+  context.after(async () => {
+    client.close();
+    await network.stop();
+    await node.stop("SIGKILL");
+  });
+  await eventually("the client is open", () => client.state === "open");
+  return { node, network, client, replace: (next) => (node = next) };
+}
+
+test("messages go both ways, texts and bytes, and are acknowledged", async (context) => {
+  const { node, client } = await world(context);
+  const [[first, about]] = client.told;
+  assert.equal(first, "open");
+  assert.equal(about.clientId, "alice");
+  client.send("é\u2028\"");
+  client.send(Uint8Array.of(0, 255));
+  await eventually("both are acknowledged", () => client.pending === 0 && client.count("drain") > 0);
+  await eventually("both came", () => node.backend.seen.length === 3);
+  assert.equal(node.backend.seen[1].messageReceived.text, "é\u2028\"");
+  assert.deepEqual([...node.backend.seen[2].messageReceived.binary], [0, 255]);
+  const answer = await node.backend.send("alice", "hi", { receipt: "STAGE_ACKED" });
+  assert.equal(answer.deliveries[0].stage, "STAGE_ACKED");
+  const { text, ...bytes } = { text: undefined, binary: Buffer.from([1, 0, 254]) };
+  await node.backend.send("alice", text, { ...bytes, receipt: "STAGE_ACKED" });
+  assert.deepEqual(client.heard.map(({ data }) => (typeof data === "string" ? data : [...data])), ["hi", [1, 0, 254]]);
+});
+
+test("however often its sockets are cut, everything comes once and in order both ways", async (context) => {
+  const { node, network, client } = await world(context);
+  const sent = [];
+  let cuts = 0;
+  for (let i = 0; i < 300; i += 1) {
+    client.send(`up ${i}`);
+    sent.push(node.backend.send("alice", `down ${i}`));
+    if (i % 40 === 20) {
+      await new Promise((resolve) => setTimeout(resolve, i % 3));
+      network.cut();
+      cuts += 1;
+      await eventually("it resumes", () => client.count("resumed") === cuts && client.state === "open");
+    }
+    if (i % 10 === 0) await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+  await Promise.all(sent);
+  await eventually("everything came", () => client.heard.length >= 300 && node.backend.said().length >= 300);
+  const numbers = Array.from({ length: 300 }, (_, i) => i);
+  assert.deepEqual(node.backend.said(), numbers.map((i) => `up ${i}`));
+  // Calls of their own may pass one another; each message comes once.
+  assert.deepEqual(client.heard.map(({ data }) => data).sort(), numbers.map((i) => `down ${i}`).sort());
+  assert.deepEqual(client.heard.map(({ seq }) => seq), numbers.map((i) => i + 1));
+  assert.deepEqual([client.count("open"), client.count("newsession"), client.count("resumed")], [1, 0, cuts]);
+  assert.equal(node.backend.told().filter((kind) => kind === "connected" || kind === "disconnected").length, 1);
+});
+
+test("a server that is not heard any more is noticed by a heartbeat, and the session goes on elsewhere", async (context) => {
+  const settings = { "heartbeat.interval": "400ms", "heartbeat.timeout": "20s" };
+  const { node, network, client } = await world(context, settings);
+  network.goSilent();
+  client.send("said into the dark");
+  await eventually("it resumes", () => client.count("resumed") === 1);
+  await eventually("what was said comes", () => node.backend.said().length === 1);
+  const lost = client.told.find(([type]) => type === "close")[1];
+  assert.deepEqual([lost.code, lost.final], [1006, false]);
+});
+
+test("after a restart of the server a new session begins and says what is uncertain", async (context) => {
+  for (const resendUncertain of [false, true]) {
+    const { node, network, client, replace } = await world(context, { "shutdown.reconnect_jitter": "50ms" }, { resendUncertain });
+    network.goSilent();
+    client.send("on the way");
+    await new Promise((resolve) => setTimeout(resolve, 50));
+    await node.stop();
+    network.cut();
+    await eventually("it noticed", () => client.state !== "open");
+    client.send("queued");
+    const next = await startNode();
+    replace(next);
+    context.after(() => next.stop("SIGKILL"));
+    await eventually("a new session begins", () => client.count("newsession") === 1);
+    assert.deepEqual(client.told.find(([type]) => type === "newsession")[1].uncertain, ["on the way"]);
+    await eventually("the rest comes", () => client.pending === 0);
+    await eventually("and is told", () => next.backend.said().at(-1) === "queued");
+    assert.deepEqual(next.backend.said(), resendUncertain ? ["on the way", "queued"] : ["queued"]);
+    client.close();
+  }
+});
+
+test("a drain is left with a bye and come back from after its hint", async (context) => {
+  const { node, client, replace } = await world(context, { "shutdown.reconnect_jitter": "50ms" });
+  const next = await startNode();
+  replace(next);
+  context.after(() => next.stop("SIGKILL"));
+  await node.stop();
+  await eventually("a new session begins", () => client.count("newsession") === 1);
+  const { code, final } = client.told.find(([type]) => type === "close")[1];
+  assert.deepEqual([code, final], [1012, false]);
+});
+
+test("a session whose window is over is begun anew", async (context) => {
+  const { node, network, client } = await world(context, { "ws.resume_window": "100ms" }, { firstMs: 1_000, random: () => 0.5 });
+  network.cut();
+  await eventually("it is gone", () => node.backend.told().includes("disconnected"));
+  await eventually("a new session begins", () => client.count("newsession") === 1);
+  assert.deepEqual(node.backend.told(), ["connected", "suspected", "disconnected", "connected"]);
+});
+
+test("one that a backend disconnects stays away, and a full queue and a closed client take nothing", async (context) => {
+  const { node, client } = await world(context, {}, { maxQueue: 3 });
+  await node.backend.disconnect("alice", 4000, "enough");
+  await eventually("it is closed", () => client.state === "closed");
+  assert.deepEqual(client.told.at(-1), ["close", { code: 4000, reason: "enough", final: true }]);
+  assert.throws(() => client.send("x"), { code: "CLOSED" });
+  const alone = new HeartwireClient("ws://127.0.0.1:9/", { WebSocket: class { send() {} close() {} }, maxQueue: 3, maxQueueBytes: 200 });
+  for (let i = 0; i < 3; i += 1) alone.send("x");
+  assert.throws(() => alone.send("x"), { code: "QUEUE_FULL" });
+  assert.equal(alone.pending, 3);
+  alone.close();
+});
+
+test("a close of the client ends its session at once", async (context) => {
+  const { node, client } = await world(context);
+  client.send("last");
+  await eventually("it is acknowledged", () => client.pending === 0);
+  client.close(4321, "done");
+  await eventually("it is gone", () => node.backend.told().includes("disconnected"));
+  const { disconnected } = node.backend.seen.at(-1);
+  assert.deepEqual([disconnected.cause, disconnected.closeCode, disconnected.closeReason], ["DISCONNECT_CAUSE_CLIENT_CLOSED", 4321, "done"]);
+});
+
+test("it sends no faster than the server reads", async (context) => {
+  const { node, client } = await world(context, { "limits.messages_per_second": 200 });
+  for (let i = 0; i < 500; i += 1) client.send(`${i}`);
+  await eventually("all are acknowledged", () => client.pending === 0);
+  assert.equal(node.backend.said().length, 500);
+  assert.equal(client.count("close"), 0);
+});
+
+test("a listener that throws is seen and ends nothing", async (context) => {
+  const { node, client } = await world(context);
+  const thrown = [];
+  const before = process.listeners("uncaughtException");
+  process.removeAllListeners("uncaughtException");
+  process.on("uncaughtException", (error) => thrown.push(error.message));
+  client.on("message", () => {
+    throw new Error("as a test wants it");
+  });
+  await node.backend.send("alice", "1", { receipt: "STAGE_ACKED" });
+  await eventually("it was seen", () => thrown.length === 1);
+  process.removeAllListeners("uncaughtException");
+  before.forEach((listener) => process.on("uncaughtException", listener));
+  assert.equal(client.state, "open");
+});
+
+test("close codes mean what the protocol says", () => {
+  for (const code of [1000, 1002, 1003, 1007, 1008, 1009, 3000, 4000, 4400, 4401, 4403, 4409]) assert.equal(reconnectAfter(code), "no", code);
+  for (const code of [1001, 1005, 1006, 1012, 4404, 4408, 4411, 4412, 4413]) assert.equal(reconnectAfter(code), "yes", code);
+  for (const code of [1011, 1013, 4410, 4429]) assert.equal(reconnectAfter(code), "backoff", code);
+});
+
+test("the waits are anything up to a bound that doubles, and end at the longest", () => {
+  const bounds = { firstMs: 500, longestMs: 30_000 };
+  assert.equal(backoff(0, bounds, () => 0), 0);
+  assert.equal(backoff(0, bounds, () => 1), 500);
+  assert.equal(backoff(3, bounds, () => 0.5), 2_000);
+  assert.equal(backoff(1_000, bounds, () => 1), 30_000);
+});
