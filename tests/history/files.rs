@@ -29,11 +29,6 @@ impl Histories {
         let inner = Inner { actor: actor.to_owned(), file: Mutex::new(BufWriter::new(file)) };
         Journal { began: self.began, inner: Arc::new(inner) }
     }
-
-    /// Microseconds since the run began.
-    pub fn now(&self) -> u64 {
-        self.began.elapsed().as_micros() as u64
-    }
 }
 
 struct Inner {

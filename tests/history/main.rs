@@ -39,6 +39,10 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
+    if let Some(binary) = &options.binary {
+        // Nobody has asked for it yet.
+        let _ = world::OTHER_BINARY.set(binary.clone());
+    }
     let good = match &options.what {
         What::Own { filter } => {
             let own = own::test(filter);
@@ -46,6 +50,7 @@ fn main() -> ExitCode {
             own && (!run || serve(short(&options)))
         }
         What::Judge { directory } => judge(directory),
+        What::Plans { seeds } => serve(plans(&options, seeds)),
         What::Runs { .. } => serve(runs(&options)),
         What::Nothing => true,
     };
@@ -149,6 +154,17 @@ async fn short(options: &Options) -> bool {
     let good = one(&plan, &places, &tools, &mut coverage, true).await;
     coverage.print();
     good
+}
+
+/// Shows what seeds stand for.
+async fn plans(options: &Options, seeds: &[u64]) -> bool {
+    let places = Places::of(options);
+    let tools = Tools::find(&places.data);
+    let features = world::features(&places.data).await;
+    for seed in seeds {
+        println!("{}", Plan::of(*seed, features, &tools, false));
+    }
+    true
 }
 
 async fn runs(options: &Options) -> bool {

@@ -104,7 +104,8 @@ impl Plan {
             bytes: [20, 20, 200, 2_000][rng.usize(0..4)],
             timeout: TIMEOUT,
         };
-        let tempers = [Temper::Steady, Temper::Steady, Temper::Restless, Temper::Restless, Temper::Silent, Temper::Lost];
+        let tempers =
+            [Temper::Steady, Temper::Steady, Temper::Restless, Temper::Restless, Temper::Silent, Temper::Lost];
         let mut plain: Vec<_> = (0..size)
             .map(|n| {
                 let temper = tempers[n % tempers.len()];
@@ -216,7 +217,9 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let log = if self.journal { "journal" } else { "memory" };
         write!(f, "seed {}: {log}", self.seed)?;
-        for (on, word) in [(self.small_disk, "small disk"), (self.fakes_clock, "faked clock"), (self.short_log, "short log")] {
+        for (on, word) in
+            [(self.small_disk, "small disk"), (self.fakes_clock, "faked clock"), (self.short_log, "short log")]
+        {
             if on {
                 write!(f, ", {word}")?;
             }
@@ -224,7 +227,13 @@ impl fmt::Display for Plan {
         if let Some((first, last)) = self.sync_fails {
             write!(f, ", fdatasync fails from the {first}th to the {last}th time")?;
         }
-        write!(f, "; {} plain clients, {} reliable, {} race for one id", self.plain.len(), self.reliable.len(), self.racers)?;
+        write!(
+            f,
+            "; {} plain clients, {} reliable, {} race for one id",
+            self.plain.len(),
+            self.reliable.len(),
+            self.racers
+        )?;
         for phase in &self.phases {
             write!(f, "\n  {:.1} s {}", phase.lasts.as_secs_f64(), phase.name)?;
             if phase.stalls {

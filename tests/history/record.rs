@@ -192,69 +192,219 @@ pub struct Gauge {
 pub enum What {
     // The world: processes, faults, phases.
     /// A process answers; `head` is the head of its log then.
-    Started { run: u32, pid: u32, head: Pos, journal: bool, interval: u64, timeout: u64, resume_window: u64, duplicates: String },
+    Started {
+        run: u32,
+        pid: u32,
+        head: Pos,
+        journal: bool,
+        interval: u64,
+        timeout: u64,
+        resume_window: u64,
+        duplicates: String,
+    },
     /// About to end it, by this.
-    Ending { run: u32, how: String },
+    Ending {
+        run: u32,
+        how: String,
+    },
     /// It is gone.
-    Ended { run: u32, code: Option<i32> },
+    Ended {
+        run: u32,
+        code: Option<i32>,
+    },
     /// A fault begins or is healed.
-    Fault { name: String, on: bool, detail: String },
+    Fault {
+        name: String,
+        on: bool,
+        detail: String,
+    },
     /// How late this machine ran things since the last such line: an observer that only sleeps, and the process under test, whose
     /// threads stood ready without a processor for so long at the worst.
-    Late { observer: u64, starved: u64 },
+    Late {
+        observer: u64,
+        starved: u64,
+    },
     /// A phase of the plan; `calm` is the measure for one in which somebody stalls.
-    Phase { number: u32, name: String, calm: bool, stalled: bool },
+    Phase {
+        number: u32,
+        name: String,
+        calm: bool,
+        stalled: bool,
+    },
     /// What the process holds; `moment` is `baseline`, `stalled` or `drained`.
-    Holds { run: u32, moment: String, gauge: Gauge },
+    Holds {
+        run: u32,
+        moment: String,
+        gauge: Gauge,
+    },
     /// All is quiet: faults healed, clients settled, subscribers caught up to this head. `gone`: no client is left.
-    Quiet { number: u32, head: Pos, gone: bool },
+    Quiet {
+        number: u32,
+        head: Pos,
+        gone: bool,
+    },
 
     // Clients. A session is one WebSocket of an actor.
     /// Begins a handshake. `client` is empty for one that names nobody.
-    Opening { session: u32, run: u32, client: String, subprotocol: String, proxied: bool },
+    Opening {
+        session: u32,
+        run: u32,
+        client: String,
+        subprotocol: String,
+        proxied: bool,
+    },
     /// It is answered; the server sees this address.
-    Opened { session: u32, address: String },
+    Opened {
+        session: u32,
+        address: String,
+    },
     /// It failed.
-    Refused { session: u32, why: String },
+    Refused {
+        session: u32,
+        why: String,
+    },
     /// Is about to write this message. `seq` is 0 in the plain protocol.
-    Tx { session: u32, id: String, seq: u64 },
+    Tx {
+        session: u32,
+        id: String,
+        seq: u64,
+    },
     /// Bytes that prove it alive are in the kernel of the server's machine.
-    Beat { session: u32 },
+    Beat {
+        session: u32,
+    },
     /// Got a message.
-    Rx { session: u32, id: String, seq: u64 },
+    Rx {
+        session: u32,
+        id: String,
+        seq: u64,
+    },
     /// Reliable: the server's `hello`.
-    Hello { session: u32, client: String, connection: String, resumed: bool, received: u64 },
+    Hello {
+        session: u32,
+        client: String,
+        connection: String,
+        resumed: bool,
+        received: u64,
+    },
     /// Reliable: the server acknowledged everything up to this.
-    RxAck { session: u32, received: u64 },
+    RxAck {
+        session: u32,
+        received: u64,
+    },
     /// Reliable: is about to acknowledge everything up to this.
-    TxAck { session: u32, received: u64 },
+    TxAck {
+        session: u32,
+        received: u64,
+    },
     /// Does nothing more on this socket, which stays open: from here on it is silent.
-    Silent { session: u32 },
+    Silent {
+        session: u32,
+    },
     /// Stops reading, or begins again.
-    Stalled { session: u32, on: bool },
+    Stalled {
+        session: u32,
+        on: bool,
+    },
     /// Begins to close, in this way: `close`, `empty`, `bye`, `reset`, `vanish`, `half_close`.
-    Closing { session: u32, how: String },
+    Closing {
+        session: u32,
+        how: String,
+    },
     /// Got the server's Close.
-    Closed { session: u32, code: u16, reason: String },
+    Closed {
+        session: u32,
+        code: u16,
+        reason: String,
+    },
     /// The socket is over.
-    Over { session: u32, why: String },
+    Over {
+        session: u32,
+        why: String,
+    },
 
     // Backends.
-    Subscribe { stream: u32, run: u32, start: Start, filter: Filter, consumer: String },
-    Batch { stream: u32, snapshot: bool, cursor: Option<Pos>, events: Vec<Event> },
+    Subscribe {
+        stream: u32,
+        run: u32,
+        start: Start,
+        filter: Filter,
+        consumer: String,
+    },
+    Batch {
+        stream: u32,
+        snapshot: bool,
+        cursor: Option<Pos>,
+        events: Vec<Event>,
+    },
     /// The stream ended; `cut`: by the subscriber itself.
-    Unsubscribed { stream: u32, cut: bool, outcome: Outcome },
-    Acknowledge { consumer: String, at: Pos },
-    Acknowledged { consumer: String, at: Option<Pos>, outcome: Outcome },
+    Unsubscribed {
+        stream: u32,
+        cut: bool,
+        outcome: Outcome,
+    },
+    Acknowledge {
+        consumer: String,
+        at: Pos,
+    },
+    Acknowledged {
+        consumer: String,
+        at: Option<Pos>,
+        outcome: Outcome,
+    },
     /// `order` is the number of the `SendStream` it goes over; 0 for a call of its own.
-    Send { call: u32, order: u32, to: Aim, id: String, receipt: String, generation: i64, ttl: u64, message_id: String, deadline: u64 },
-    Sent { call: u32, outcome: Outcome, deliveries: Vec<Delivery>, replayed: bool },
-    Broadcast { call: u32, to: Aim, id: String },
-    Broadcasted { call: u32, outcome: Outcome, matched: i64, accepted: i64, refused: i64 },
+    Send {
+        call: u32,
+        order: u32,
+        to: Aim,
+        id: String,
+        receipt: String,
+        generation: i64,
+        ttl: u64,
+        message_id: String,
+        deadline: u64,
+    },
+    Sent {
+        call: u32,
+        outcome: Outcome,
+        deliveries: Vec<Delivery>,
+        replayed: bool,
+    },
+    Broadcast {
+        call: u32,
+        to: Aim,
+        id: String,
+    },
+    Broadcasted {
+        call: u32,
+        outcome: Outcome,
+        matched: i64,
+        accepted: i64,
+        refused: i64,
+    },
     /// All pages of a list, or one client's connections: what it asked for and what it got.
-    Shown { asked: u64, client: Option<String>, outcome: Outcome, cursor: Option<Pos>, connections: Vec<Shown> },
+    Shown {
+        asked: u64,
+        client: Option<String>,
+        outcome: Outcome,
+        cursor: Option<Pos>,
+        connections: Vec<Shown>,
+    },
     /// A count of the connections.
-    Counted { asked: u64, count: i64, cursor: Option<Pos> },
-    Command { call: u32, name: String, to: Aim },
-    Commanded { call: u32, outcome: Outcome, connections: Vec<String>, cursor: Option<Pos> },
+    Counted {
+        asked: u64,
+        count: i64,
+        cursor: Option<Pos>,
+    },
+    Command {
+        call: u32,
+        name: String,
+        to: Aim,
+    },
+    Commanded {
+        call: u32,
+        outcome: Outcome,
+        connections: Vec<String>,
+        cursor: Option<Pos>,
+    },
 }

@@ -20,7 +20,8 @@ pub struct Coverage {
     kills: usize,
     faults: BTreeMap<String, usize>,
     judged: BTreeMap<u8, usize>,
-    notes: BTreeMap<&'static str, usize>,
+    /// Connections by how they ended.
+    ends: BTreeMap<String, usize>,
     /// Left out, and why.
     pub missing: BTreeSet<String>,
 }
@@ -42,11 +43,15 @@ impl Coverage {
                     continue;
                 }
                 What::Fault { name, on: true, .. } => name.clone(),
-                What::Closing { how, .. } if how != "close" && how != "empty" && how != "bye" => format!("client: {how}"),
+                What::Closing { how, .. } if how != "close" && how != "empty" && how != "bye" => {
+                    format!("client: {how}")
+                }
                 What::Silent { .. } => "client: silent or in a black hole".to_owned(),
                 What::Stalled { on: true, .. } => "client: stalls".to_owned(),
                 What::Unsubscribed { cut: true, .. } => "stream: cut".to_owned(),
-                What::Unsubscribed { outcome, .. } if !outcome.reason.is_empty() => format!("stream: {}", outcome.reason),
+                What::Unsubscribed { outcome, .. } if !outcome.reason.is_empty() => {
+                    format!("stream: {}", outcome.reason)
+                }
                 What::Closed { code: 4413, .. } => "client: closed as too slow".to_owned(),
                 What::Closed { code: 4409, .. } => "client: replaced".to_owned(),
                 _ => continue,
@@ -56,8 +61,8 @@ impl Coverage {
         for (promise, n) in &verdict.judged {
             *self.judged.entry(*promise).or_default() += n;
         }
-        for (note, n) in &verdict.notes {
-            *self.notes.entry(note).or_default() += n;
+        for life in &facts.lives {
+            *self.ends.entry(life.cause().unwrap_or("open at the end").to_owned()).or_default() += 1;
         }
     }
 
@@ -65,14 +70,19 @@ impl Coverage {
         println!("\ncovered");
         println!(
             "  {} runs: {} histories, {} lines, {} events, {} connections, {} sockets, {} processes, {} of them killed",
-            self.runs, self.histories, self.lines, self.events, self.connections, self.sessions, self.processes, self.kills
+            self.runs,
+            self.histories,
+            self.lines,
+            self.events,
+            self.connections,
+            self.sessions,
+            self.processes,
+            self.kills
         );
         let faults: Vec<_> = self.faults.iter().map(|(name, n)| format!("{name} {n}")).collect();
         println!("  faults: {}", faults.join(", "));
-        if !self.notes.is_empty() {
-            let notes: Vec<_> = self.notes.iter().map(|(name, n)| format!("{name} {n}")).collect();
-            println!("  seen: {}", notes.join(", "));
-        }
+        let ends: Vec<_> = self.ends.iter().map(|(cause, n)| format!("{cause} {n}")).collect();
+        println!("  connections ended: {}", ends.join(", "));
         for promise in 1..=PROMISES {
             match self.judged.get(&promise) {
                 Some(n) => println!("  {promise:>2} {:<72} {n:>8} judged", words(promise)),

@@ -334,7 +334,8 @@ impl Run {
         if let (Some(looks), Some(address)) = (self.looks.clone(), self.world.address())
             && let Ok(channel) = self.world.channels.open(address.grpc).await
         {
-            let mut client = heartwire::pb::connection_service_client::ConnectionServiceClient::new(channel.channel.clone());
+            let mut client =
+                heartwire::pb::connection_service_client::ConnectionServiceClient::new(channel.channel.clone());
             lister::list(&looks, &mut client).await;
         }
         self.quiet(false).await

@@ -4,9 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::check::passes;
 use crate::files::History;
-use crate::record::{
-    Aim, Delivery, Event, Filter, Gauge, Kind, Outcome, Pos, Record, Shown, Start, What,
-};
+use crate::record::{Aim, Delivery, Event, Filter, Gauge, Kind, Outcome, Pos, Record, Shown, Start, What};
 
 const MILLI: u64 = 1_000;
 const SECOND: u64 = 1_000_000;
@@ -163,11 +161,17 @@ impl Forge {
         let (session, run) = (self.number(), self.run);
         let address = format!("127.0.0.1:{}", 40_000 + session);
         let subprotocol = if reliable { "heartwire.v1.json" } else { "" }.to_owned();
-        self.note(name, What::Opening { session, run, client: name.to_owned(), subprotocol: subprotocol.clone(), proxied: false });
+        self.note(
+            name,
+            What::Opening { session, run, client: name.to_owned(), subprotocol: subprotocol.clone(), proxied: false },
+        );
         self.note(name, What::Opened { session, address: address.clone() });
         let mut client = Client { name, session, connection: format!("c{session}"), generation: 0 };
         let state = "alive".to_owned();
-        self.commit(&client, Kind::Connected { address, subprotocol, state, interval: 1_000, timeout: 3_000, replaces });
+        self.commit(
+            &client,
+            Kind::Connected { address, subprotocol, state, interval: 1_000, timeout: 3_000, replaces },
+        );
         client.generation = self.head.offset;
         if reliable {
             let connection = client.connection.clone();
@@ -201,7 +205,8 @@ impl Forge {
     }
 
     fn end(&mut self, client: &Client, cause: &str, code: u16) {
-        let kind = Kind::Disconnected { cause: cause.to_owned(), code: code.into(), unacked: Vec::new(), unacked_count: 0 };
+        let kind =
+            Kind::Disconnected { cause: cause.to_owned(), code: code.into(), unacked: Vec::new(), unacked_count: 0 };
         self.commit(client, kind);
         let session = client.session;
         if code != 1006 {
@@ -217,7 +222,15 @@ impl Forge {
         self.end(client, "client_closed", 1000);
     }
 
-    fn send(&mut self, to: &Client, id: &str, receipt: &str, ttl: u64, answer: (&str, &str, &[Delivery]), seq: Option<u64>) {
+    fn send(
+        &mut self,
+        to: &Client,
+        id: &str,
+        receipt: &str,
+        ttl: u64,
+        answer: (&str, &str, &[Delivery]),
+        seq: Option<u64>,
+    ) {
         let call = self.number();
         let what = What::Send {
             call,
@@ -289,11 +302,15 @@ impl Forge {
         let alice = self.join("alice", 0, false);
         self.note("alice", What::Rx { session: alice.session, id: "s:2".to_owned(), seq: 0 });
         let old = self.join("bob", 0, false);
-        let disconnected = Kind::Disconnected { cause: "replaced".to_owned(), code: 4409, unacked: Vec::new(), unacked_count: 0 };
+        let disconnected =
+            Kind::Disconnected { cause: "replaced".to_owned(), code: 4409, unacked: Vec::new(), unacked_count: 0 };
         // The takeover: one batch, the old one's end just before the new one's beginning.
         let (session, run) = (self.number(), self.run);
         let address = format!("127.0.0.1:{}", 40_000 + session);
-        self.note("bob2", What::Opening { session, run, client: "bob".to_owned(), subprotocol: String::new(), proxied: false });
+        self.note(
+            "bob2",
+            What::Opening { session, run, client: "bob".to_owned(), subprotocol: String::new(), proxied: false },
+        );
         self.note("bob2", What::Opened { session, address: address.clone() });
         self.commit(&old, disconnected);
         let mut bob = Client { name: "bob", session, connection: format!("c{session}"), generation: 0 };
@@ -342,7 +359,15 @@ impl Forge {
         self.quiet(1, false);
         self.leave(&alice);
         self.note("bob2", What::Closing { session: bob.session, how: "reset".to_owned() });
-        self.commit(&bob, Kind::Disconnected { cause: "connection_lost".to_owned(), code: 1006, unacked: Vec::new(), unacked_count: 0 });
+        self.commit(
+            &bob,
+            Kind::Disconnected {
+                cause: "connection_lost".to_owned(),
+                code: 1006,
+                unacked: Vec::new(),
+                unacked_count: 0,
+            },
+        );
         self.end(&dave, "kicked", 1000);
         self.show(None);
         self.quiet(2, true);
@@ -386,8 +411,12 @@ impl Forge {
         self.kill();
         self.note("erin", What::Over { session: erin.session, why: "reset".to_owned() });
         let before = self.head.clone();
-        let kind =
-            Kind::Disconnected { cause: "node_restarted".to_owned(), code: 1006, unacked: Vec::new(), unacked_count: 0 };
+        let kind = Kind::Disconnected {
+            cause: "node_restarted".to_owned(),
+            code: 1006,
+            unacked: Vec::new(),
+            unacked_count: 0,
+        };
         self.open.clear();
         self.head.offset += 1;
         self.start(true);

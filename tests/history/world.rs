@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use heartwire::pb;
@@ -19,6 +19,13 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::files::Journal;
 use crate::record::{Gauge, Pos, What};
+
+/// The binary under test, where it is not the one that was built with this.
+pub static OTHER_BINARY: OnceLock<PathBuf> = OnceLock::new();
+
+fn binary() -> &'static Path {
+    OTHER_BINARY.get().map_or(Path::new(env!("CARGO_BIN_EXE_heartwire")), PathBuf::as_path)
+}
 
 /// What should come soon; only ever reached by a run that fails.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -129,7 +136,7 @@ impl World {
     }
 
     fn command(&self) -> Command {
-        let binary = env!("CARGO_BIN_EXE_heartwire");
+        let binary = binary();
         let mut command = match self.setup.wrapper.split_first() {
             Some((program, arguments)) => {
                 let mut command = Command::new(program);
@@ -257,26 +264,30 @@ impl World {
             let line = metrics.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
             line.and_then(|value| value.parse::<f64>().ok()).unwrap_or(0.0) as i64
         };
-        let (mut sockets, mut files) = (Vec::new(), 0);
-        for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten() {
-            let target = std::fs::read_link(entry.path()).unwrap_or_default();
-            match target.to_string_lossy().strip_prefix("socket:[") {
-                Some(inode) => sockets.push(inode.trim_end_matches(']').to_owned()),
-                None => files += 1,
+        let (mut held, mut files) = descriptors(pid)?;
+        // The socket that was just asked over takes a moment to go; one that stays is one that is left.
+        for _ in 0..20 {
+            if !held.iter().any(|socket| socket == CLOSED) {
+                break;
             }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            (held, files) = descriptors(pid)?;
         }
+        let admin = format!("{}-", address.admin.port());
+        held.retain(|socket| !socket.starts_with(&admin) || socket.ends_with("0A"));
         let pages = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
         let pages: i64 = pages.split(' ').nth(1)?.parse().ok()?;
         Some(Gauge {
-            sockets: sockets.len() as i64 - self.channels.count(),
+            sockets: held.len() as i64 - self.channels.count(),
             files,
             resident_bytes: pages * 4096,
             log_bytes: value("heartwire_log_bytes"),
-            connections: value("heartwire_connections{state=\"alive\"}") + value("heartwire_connections{state=\"suspect\"}"),
+            connections: value("heartwire_connections{state=\"alive\"}")
+                + value("heartwire_connections{state=\"suspect\"}"),
             outbox_frames: value("heartwire_outbox_frames"),
             outbox_bytes: value("heartwire_outbox_bytes"),
             subscribers: value("heartwire_subscribers") - streams,
-            held: held(pid, &sockets),
+            held,
         })
     }
 
@@ -286,6 +297,22 @@ impl World {
             self.journal.note(What::Holds { run: self.run, moment: moment.to_owned(), gauge });
         }
     }
+}
+
+/// A socket that the kernel has done with.
+const CLOSED: &str = "closed";
+
+/// The descriptors of a process: what its sockets are, and how many others there are.
+fn descriptors(pid: u32) -> Option<(Vec<String>, i64)> {
+    let (mut sockets, mut files) = (Vec::new(), 0);
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten() {
+        let target = std::fs::read_link(entry.path()).unwrap_or_default();
+        match target.to_string_lossy().strip_prefix("socket:[") {
+            Some(inode) => sockets.push(inode.trim_end_matches(']').to_owned()),
+            None => files += 1,
+        }
+    }
+    Some((held(pid, &sockets), files))
 }
 
 /// What these sockets of a process are.
@@ -301,7 +328,7 @@ fn held(pid: u32, inodes: &[String]) -> Vec<String> {
                 format!("{}-{} {state}", port(local).unwrap_or(0), port(remote).unwrap_or(0))
             }
             _ if unix.lines().any(|row| row.split_whitespace().nth(6) == Some(inode)) => "unix".to_owned(),
-            _ => "closed".to_owned(),
+            _ => CLOSED.to_owned(),
         }
     };
     inodes.iter().map(of).collect()
@@ -322,7 +349,11 @@ pub async fn http_get(address: SocketAddr, path: &str) -> Option<String> {
 
 /// Writes down, four times a second, how late this machine runs things: an observer that only sleeps, and the process under test,
 /// whose threads the kernel says stood ready without a processor for so long.
-pub async fn watch_lateness(journal: Journal, mut address: watch::Receiver<Option<Address>>, pid: impl Fn() -> Option<u32>) {
+pub async fn watch_lateness(
+    journal: Journal,
+    mut address: watch::Receiver<Option<Address>>,
+    pid: impl Fn() -> Option<u32>,
+) {
     const SLEEP: Duration = Duration::from_millis(25);
     let mut before = std::collections::HashMap::<String, u64>::new();
     loop {
@@ -343,7 +374,8 @@ pub async fn watch_lateness(journal: Journal, mut address: watch::Receiver<Optio
                 now.insert(format!("{:?}", thread.file_name()), waited.unwrap_or(0) / 1_000);
             }
             // Of a thread that is new nothing is known of before.
-            starved = now.iter().filter_map(|(t, waited)| Some(waited.saturating_sub(*before.get(t)?))).max().unwrap_or(0);
+            starved =
+                now.iter().filter_map(|(t, waited)| Some(waited.saturating_sub(*before.get(t)?))).max().unwrap_or(0);
             before = now;
         }
         address.borrow_and_update();
@@ -354,13 +386,13 @@ pub async fn watch_lateness(journal: Journal, mut address: watch::Receiver<Optio
 /// What the binary can do: asked of itself, so that an older one is run without what it does not have.
 pub async fn features(scratch: &Path) -> crate::plan::Features {
     let accepts = |arguments: &[&str]| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_heartwire"));
+        let mut command = std::process::Command::new(binary());
         command.args(arguments).stdout(Stdio::null()).stderr(Stdio::null());
         command.status().is_ok_and(|status| status.success())
     };
     let mailbox = accepts(&["--check-config", "--set", "identity.trust_self_named=true"]);
     let place = scratch.join("features");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_heartwire"));
+    let mut command = Command::new(binary());
     command.args(["--ws-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--grpc-listen", "127.0.0.1:0"]);
     command.arg("--data-dir").arg(&place).stdout(Stdio::piped()).stderr(Stdio::null()).kill_on_drop(true);
     let mut banner = String::new();

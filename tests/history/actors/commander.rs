@@ -51,7 +51,8 @@ async fn command(actor: &mut Actor, client: &mut ConnectionServiceClient<Channel
     let ids = |connections: Vec<pb::Connection>| connections.into_iter().map(|one| one.connection_id).collect();
     match name {
         "disconnect" => {
-            let request = pb::DisconnectRequest { target, code: 4_000, reason: "told to".to_owned(), ..Default::default() };
+            let request =
+                pb::DisconnectRequest { target, code: 4_000, reason: "told to".to_owned(), ..Default::default() };
             let answer = client.disconnect(limited(request)).await?.into_inner();
             Ok((answer.connection_ids, answer.cursor))
         }
@@ -62,7 +63,8 @@ async fn command(actor: &mut Actor, client: &mut ConnectionServiceClient<Channel
             Ok((ids(answer.connections), answer.cursor))
         }
         "heartbeat" => {
-            let heartbeat = pb::HeartbeatSettings { interval: None, timeout: convert::span(actor.rng.u64(2_800..3_400)) };
+            let heartbeat =
+                pb::HeartbeatSettings { interval: None, timeout: convert::span(actor.rng.u64(2_800..3_400)) };
             let request = pb::UpdateHeartbeatRequest { target, heartbeat: Some(heartbeat), ..Default::default() };
             let answer = client.update_heartbeat(limited(request)).await?.into_inner();
             Ok((ids(answer.connections), answer.cursor))

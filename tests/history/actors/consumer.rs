@@ -24,12 +24,7 @@ struct Consumer {
 
 pub async fn run(actor: Actor, name: String) {
     let mut me = Consumer { actor, name, stream: 0, known: false, reset: false };
-    let mut run = 0;
     while let Some(address) = me.actor.process().await {
-        // Without a journal its position went with the process.
-        if run != address.run {
-            run = address.run;
-        }
         me.subscribe(address).await;
         let pause = me.actor.between(1, 200);
         sleep(pause).await;

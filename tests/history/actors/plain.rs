@@ -184,8 +184,8 @@ impl Plain {
                 None
             }
             Some(Ok(Message::Close(frame))) => {
-                let (code, reason) =
-                    frame.map_or((1005, String::new()), |CloseFrame { code, reason }| (code.into(), reason.to_string()));
+                let (code, reason) = frame
+                    .map_or((1005, String::new()), |CloseFrame { code, reason }| (code.into(), reason.to_string()));
                 self.note(What::Closed { session, code, reason });
                 // What is left is the answer to it, which the next read sends.
                 (code == 4409).then(|| self.over(session, "replaced")).map(|_| Next::Rest)

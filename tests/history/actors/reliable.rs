@@ -117,9 +117,8 @@ impl Reliable {
         if !self.say(&mut socket, first).await {
             return self.over(number, "the first frame failed", Next::Resume);
         }
-        let whim = (self.nature.temper != Temper::Steady).then(|| {
-            Instant::now() + Duration::from_millis(self.actor.rng.u64(300..3_000))
-        });
+        let whim = (self.nature.temper != Temper::Steady)
+            .then(|| Instant::now() + Duration::from_millis(self.actor.rng.u64(300..3_000)));
         let mut beats = interval(Duration::from_millis(self.nature.beat));
         let mut talks = interval(Duration::from_millis(self.nature.talk));
         let mut greeted = false;
@@ -317,7 +316,11 @@ impl Reliable {
                     let Ok(envelope) = serde_json::from_str::<Value>(&text) else { continue };
                     if envelope["type"] == "message" {
                         let seq = envelope["seq"].as_u64().unwrap_or(0);
-                        self.note(What::Rx { session: number, id: id_of(envelope["text"].as_str().unwrap_or("")), seq });
+                        self.note(What::Rx {
+                            session: number,
+                            id: id_of(envelope["text"].as_str().unwrap_or("")),
+                            seq,
+                        });
                     } else if let Some(received) = envelope["received"].as_u64() {
                         self.acked(number, received);
                     }

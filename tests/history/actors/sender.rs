@@ -145,7 +145,8 @@ impl Sender {
             }
             let (request, call) = self.next();
             let mut request = tonic::Request::new(request);
-            let deadline = if self.actor.rng.u32(0..10) == 0 { self.actor.between(1, 10) } else { Duration::from_secs(5) };
+            let deadline =
+                if self.actor.rng.u32(0..10) == 0 { self.actor.between(1, 10) } else { Duration::from_secs(5) };
             request.set_timeout(deadline);
             let answer = client.send(request).await;
             self.sent(call, answer.map(tonic::Response::into_inner).map_err(|status| convert::outcome(&status)));

@@ -25,7 +25,6 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Bytes for T {}
 /// An open WebSocket.
 pub struct Socket {
     pub session: u32,
-    pub run: u32,
     pub stream: WebSocketStream<Box<dyn Bytes>>,
     /// The same TCP socket, for what no WebSocket library does.
     raw: Option<std::net::TcpStream>,
@@ -97,10 +96,9 @@ impl Actor {
             let offer = HeaderValue::from_str(opening.subprotocol).expect("a header");
             request.headers_mut().insert("Sec-WebSocket-Protocol", offer);
         }
-        let (stream, _) =
-            tokio_tungstenite::client_async(request, bytes).await.map_err(|error| error.to_string())?;
+        let (stream, _) = tokio_tungstenite::client_async(request, bytes).await.map_err(|error| error.to_string())?;
         let open = Counted::one(&self.pulse.sockets);
-        let socket = Socket { session: opening.session, run: address.run, stream, raw, hole, _open: open };
+        let socket = Socket { session: opening.session, stream, raw, hole, _open: open };
         Ok((socket, seen))
     }
 }

@@ -83,7 +83,8 @@ impl Subscriber {
         let (start, wanted) = self.start();
         self.stream += 1;
         let (stream, filter) = (self.stream, self.filter.clone());
-        let request = pb::SubscribeRequest { start: Some(wanted), filter: convert::filter(&filter), ..Default::default() };
+        let request =
+            pb::SubscribeRequest { start: Some(wanted), filter: convert::filter(&filter), ..Default::default() };
         self.actor.journal.note(What::Subscribe { stream, run: address.run, start, filter, consumer: String::new() });
         let counted = Counted::one(&self.actor.pulse.streams);
         let (cut, outcome) = match EventServiceClient::new(channel.channel.clone()).subscribe(request).await {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::facts::{Facts, Life, SECOND, Sending, Session, Time};
+use super::facts::{Facts, Life, Quiet, SECOND, Sending, Session, Time};
 use super::{Verdict, line};
 use crate::record::{Aim, Delivery, Kind, Outcome, Record};
 
@@ -80,7 +80,8 @@ fn reached<'a>(
         });
         // Received on one socket and acknowledged on the next, after a resume.
         let seq = sessions.iter().flat_map(|session| &session.rx).find(|m| m.id == send.id).map(|m| m.seq);
-        let acked = sessions.iter().flat_map(|s| &s.tx_acks).filter(|(t, _)| *t <= answered).map(|(_, upto)| *upto).max();
+        let acked =
+            sessions.iter().flat_map(|s| &s.tx_acks).filter(|(t, _)| *t <= answered).map(|(_, upto)| *upto).max();
         if !said && seq.is_none_or(|seq| acked.is_none_or(|acked| acked < seq)) {
             let what = format!("{} was answered ACKED, and the client had not acknowledged it", send.id);
             verdict.violation(7, what, evidence());
@@ -98,7 +99,14 @@ fn reached<'a>(
 }
 
 /// Whether the client must have received it: neither side had begun to close, and the client read.
-fn owed(facts: &Facts<'_>, sessions: &[&Session<'_>], life: &Life<'_>, sent: Time, answered: Time, written: bool) -> bool {
+fn owed(
+    facts: &Facts<'_>,
+    sessions: &[&Session<'_>],
+    life: &Life<'_>,
+    sent: Time,
+    answered: Time,
+    written: bool,
+) -> bool {
     let Some(last) = sessions.last() else { return false };
     let late = answered + SECOND + facts.lateness(sent, answered + SECOND);
     // The process may have ended with it in the outbox, or the kernel have thrown away what it had written.
@@ -138,7 +146,11 @@ fn owed(facts: &Facts<'_>, sessions: &[&Session<'_>], life: &Life<'_>, sent: Tim
 /// Codes that say for certain that a message was not sent.
 fn definite(outcome: &Outcome) -> bool {
     match outcome.code.as_str() {
-        "not_found" | "resource_exhausted" | "failed_precondition" | "invalid_argument" | "unimplemented"
+        "not_found"
+        | "resource_exhausted"
+        | "failed_precondition"
+        | "invalid_argument"
+        | "unimplemented"
         | "out_of_range" => true,
         "deadline_exceeded" => outcome.reason == "EXPIRED",
         _ => false,
@@ -200,27 +212,42 @@ fn stored(facts: &Facts<'_>, got: &Got<'_>, verdict: &mut Verdict) {
             _ => None,
         })
         .collect();
-    for send in facts.sends.iter().filter(|send| send.ttl > 0) {
-        let (Some((answered, outcome, _, answer)), Aim::Client(client)) = (send.answer, send.to) else { continue };
-        let Some(run) = facts.run_at(send.t) else { continue };
-        // In memory the mailbox ends with the process.
-        let kept_until = if run.journal { Time::MAX } else { run.ending.as_ref().map_or(Time::MAX, |(t, _)| *t) };
-        let due = answered + send.ttl * 1_000;
-        let met = facts.quiets.iter().find(|quiet| {
-            quiet.t > answered + 2 * SECOND
-                && quiet.t < kept_until.min(due)
-                && facts.sessions.iter().any(|session| {
-                    session.client == client
-                        && session.opened.is_some_and(|(opened, _)| opened + 2 * SECOND < quiet.t)
-                        && session.well_at(quiet.t)
-                        && session.life.is_some()
-                })
-        });
-        let Some(quiet) = met.filter(|_| outcome.is_ok()) else { continue };
+    for send in &facts.sends {
+        let Some(quiet) = stored_owed(facts, send) else { continue };
+        let Some((.., answer)) = send.answer else { continue };
         verdict.judged(7);
         if !got.anywhere.contains_key(send.id) && !expired.contains(send.message_id) {
-            let what = format!("{} was stored for {client}, who was there afterwards and never got it", send.id);
+            let what = format!("{} was stored, and its client was there afterwards and never got it", send.id);
             verdict.violation(7, what, [line(send.record), line(answer), line(quiet.record)]);
         }
     }
+}
+
+/// The quiet point by which the client of a stored message must have it: it was there within the time to live, and the mailbox outlived what
+/// happened to the process. A plain client has it once the kernel took it, which says nothing of a client that was just going: then
+/// nothing is owed.
+pub fn stored_owed<'a>(facts: &'a Facts<'_>, send: &Sending<'_>) -> Option<&'a Quiet<'a>> {
+    let (Some((answered, outcome, ..)), Aim::Client(client)) = (send.answer, send.to) else { return None };
+    if send.ttl == 0 || !outcome.is_ok() {
+        return None;
+    }
+    let run = facts.run_at(send.t)?;
+    // In memory the mailbox ends with the process.
+    let kept_until = if run.journal { Time::MAX } else { run.ending.as_ref().map_or(Time::MAX, |(t, _)| *t) };
+    let due = answered + send.ttl * 1_000;
+    let theirs: Vec<_> = facts.sessions.iter().filter(|session| session.client == client).collect();
+    facts.quiets.iter().find(|quiet| {
+        let there = theirs.iter().any(|session| {
+            session.opened.is_some_and(|(opened, _)| opened + 2 * SECOND < quiet.t)
+                && session.well_at(quiet.t)
+                && session.life.is_some()
+        });
+        let between = theirs.iter().filter(|s| s.record.t < quiet.t && s.over.is_none_or(|over| over > send.t));
+        let reliable = |session: &Session<'_>| session.life.is_some_and(|at| !facts.lives[at].subprotocol.is_empty());
+        let mut lossless = between.map(|session| {
+            let stayed = session.well_at(quiet.t) || session.opened.is_none();
+            reliable(session) || stayed && !session.stalled_between(send.t, quiet.t)
+        });
+        quiet.t > answered + 2 * SECOND && quiet.t < kept_until.min(due) && there && lossless.all(|lossless| lossless)
+    })
 }

@@ -16,7 +16,6 @@ pub struct Run {
     pub started: Time,
     pub head: Pos,
     pub journal: bool,
-    pub timeout: u64,
     pub resume_window: u64,
     pub duplicates: String,
     /// When it began to be ended, and how.
@@ -293,13 +292,12 @@ impl<'a> Facts<'a> {
         for record in self.records {
             let t = record.t;
             match &record.what {
-                What::Started { run, head, journal, timeout, resume_window, duplicates, .. } => {
+                What::Started { run, head, journal, resume_window, duplicates, .. } => {
                     let run = Run {
                         number: *run,
                         started: t,
                         head: head.clone(),
                         journal: *journal,
-                        timeout: *timeout,
                         resume_window: *resume_window,
                         duplicates: duplicates.clone(),
                         ending: None,

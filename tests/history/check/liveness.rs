@@ -64,14 +64,20 @@ fn beating(facts: &Facts<'_>, life: &Life<'_>, session: &Session<'_>, verdict: &
         }
         return;
     }
-    let timeout = life.cadences.iter().filter(|(from, ..)| *from <= end.seen).map(|(_, _, timeout)| timeout * 1_000).min();
+    let timeout =
+        life.cadences.iter().filter(|(from, ..)| *from <= end.seen).map(|(_, _, timeout)| timeout * 1_000).min();
     let Some(timeout) = timeout else { return };
     verdict.judged(11);
     let beats: Vec<Time> = session.beats.iter().copied().filter(|b| session.silent.is_none_or(|s| *b <= s)).collect();
     let stood = facts.in_faults(DISK, end.seen.saturating_sub(timeout), end.seen);
     let late = SECOND / 4 + facts.lateness(end.seen.saturating_sub(SECOND), end.seen) + stood;
     // When it may have been decided. Either just before somebody saw it, and after the thaw if the process stood still just before;
-    let thaws = || facts.faults.iter().filter(|fault| fault.name == FREEZE && fault.to <= end.seen && fault.to + SECOND + late > end.seen);
+    let thaws = || {
+        facts
+            .faults
+            .iter()
+            .filter(|fault| fault.name == FREEZE && fault.to <= end.seen && fault.to + SECOND + late > end.seen)
+    };
     let thawed = thaws().map(|fault| fault.to).max().unwrap_or(0);
     let mut moments = vec![(end.seen, end.seen.saturating_sub(late).max(thawed))];
     // or before the freeze, and seen after it.
@@ -119,6 +125,10 @@ fn silent(facts: &Facts<'_>, life: &Life<'_>, session: &Session<'_>, verdict: &m
             life.client,
             (allowed - silent) / 1_000
         );
-        verdict.violation(11, what, [line(session.record)].into_iter().chain(life.end.map(|(_, end)| line(end.record))));
+        verdict.violation(
+            11,
+            what,
+            [line(session.record)].into_iter().chain(life.end.map(|(_, end)| line(end.record))),
+        );
     }
 }

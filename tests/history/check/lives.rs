@@ -89,7 +89,8 @@ fn restarts(facts: &Facts<'_>, lives: &[&Life<'_>], verdict: &mut Verdict) {
         let next = facts.runs.get(&(run.number + 1));
         let later = next.zip(seen).is_some_and(|(next, seen)| next.journal && seen > next.started + 5 * SECOND);
         if later && !said && run.journal && ended.is_some() {
-            let what = format!("connection {} ended in a later run than its own, and not as NODE_RESTARTED", life.connection);
+            let what =
+                format!("connection {} ended in a later run than its own, and not as NODE_RESTARTED", life.connection);
             verdict.violation(1, what, evidence());
         }
     }

@@ -6,8 +6,8 @@ mod delivery;
 pub mod facts;
 mod fold;
 mod isolation;
-mod lives;
 mod liveness;
+mod lives;
 mod order;
 mod owners;
 mod resume;
@@ -18,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::files::History;
 use crate::record::Record;
+pub use delivery::stored_owed;
 use facts::Facts;
 pub use order::passes;
 
@@ -59,8 +60,6 @@ pub struct Verdict {
     pub violations: Vec<Violation>,
     /// How many instances of each promise were judged. None judged is not a promise kept.
     pub judged: BTreeMap<u8, usize>,
-    /// What was seen and is neither good nor bad, by name.
-    pub notes: BTreeMap<&'static str, usize>,
     /// Connections whose life is broken; what follows from that is not told again under other promises.
     broken: BTreeSet<String>,
 }
@@ -68,10 +67,6 @@ pub struct Verdict {
 impl Verdict {
     fn judged(&mut self, promise: u8) {
         *self.judged.entry(promise).or_default() += 1;
-    }
-
-    fn note(&mut self, what: &'static str) {
-        *self.notes.entry(what).or_default() += 1;
     }
 
     fn violation(&mut self, promise: u8, what: impl Into<String>, evidence: impl IntoIterator<Item = String>) {

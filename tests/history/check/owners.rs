@@ -59,7 +59,11 @@ fn owners(log: &Log<'_>, verdict: &mut Verdict) {
             let generation = last.event.generation;
             let named = matches!(event.kind, Kind::Connected { replaces, .. } if replaces == generation);
             if replaced.is_none() || !named {
-                let what = format!("{} was replaced at {}, and no Connected that says so comes next", last.event.client, offset - 1);
+                let what = format!(
+                    "{} was replaced at {}, and no Connected that says so comes next",
+                    last.event.client,
+                    offset - 1
+                );
                 verdict.violation(10, what, [line(last.record), line(logged.record)]);
             }
         }
@@ -72,7 +76,10 @@ fn owners(log: &Log<'_>, verdict: &mut Verdict) {
                     let what = format!("{} has two owners from {offset} on", event.client);
                     verdict.violation(10, what, [line(old.record), line(logged.record)]);
                 } else if *replaces != 0 && replaced.is_none() {
-                    let what = format!("{} at {offset} says it replaces {replaces}, which did not end just before", event.client);
+                    let what = format!(
+                        "{} at {offset} says it replaces {replaces}, which did not end just before",
+                        event.client
+                    );
                     verdict.violation(10, what, [line(logged.record)]);
                 }
                 owner.insert(&event.client, *logged);
@@ -104,7 +111,11 @@ fn newest(facts: &Facts<'_>, verdict: &mut Verdict) {
             verdict.judged(10);
             if sessions.len() > 1 {
                 let what = format!("{client} is connected {} times at rest", sessions.len());
-                verdict.violation(10, what, sessions.iter().map(|session| line(session.record)).chain([line(quiet.record)]));
+                verdict.violation(
+                    10,
+                    what,
+                    sessions.iter().map(|session| line(session.record)).chain([line(quiet.record)]),
+                );
             }
         }
     }

@@ -23,15 +23,19 @@ fn epochs(facts: &Facts<'_>, verdict: &mut Verdict) {
         verdict.judged(4);
         let same = before.head.epoch == after.head.epoch;
         if before.journal && after.journal && !same {
-            verdict.violation(4, format!("the journal of run {} is a new epoch in run {}", before.number, after.number), [
-                format!("{} then {}", before.head, after.head),
-            ]);
+            verdict.violation(
+                4,
+                format!("the journal of run {} is a new epoch in run {}", before.number, after.number),
+                [format!("{} then {}", before.head, after.head)],
+            );
         } else if !after.journal && same {
-            verdict.violation(4, format!("run {} has a log in memory and the epoch of the run before", after.number), [
-                format!("{} then {}", before.head, after.head),
-            ]);
+            verdict.violation(
+                4,
+                format!("run {} has a log in memory and the epoch of the run before", after.number),
+                [format!("{} then {}", before.head, after.head)],
+            );
         } else if same && let Some(log) = facts.logs.get(before.head.epoch.as_str()) {
-            let lost = log.events.values().filter(|logged| logged.seen < after.started).next_back();
+            let lost = log.events.values().rfind(|logged| logged.seen < after.started);
             if let Some(logged) = lost
                 && logged.event.at.as_ref().is_some_and(|at| at.offset > after.head.offset)
             {
@@ -74,14 +78,7 @@ fn missing(facts: &Facts<'_>, stream: &Stream<'_>, from: i64, until: i64, verdic
 }
 
 /// A refusal says the truth: the position is of another epoch, or no longer kept.
-fn refused(
-    stream: &Stream<'_>,
-    run: &Run,
-    cursor: &Pos,
-    record: &Record,
-    outcome: &Outcome,
-    verdict: &mut Verdict,
-) {
+fn refused(stream: &Stream<'_>, run: &Run, cursor: &Pos, record: &Record, outcome: &Outcome, verdict: &mut Verdict) {
     // A live stream may be overtaken: then what counts is how far it had come.
     let last = stream.batches.iter().filter_map(|batch| batch.cursor).next_back().unwrap_or(cursor);
     let wrong = match outcome.reason.as_str() {

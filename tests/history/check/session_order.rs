@@ -74,7 +74,10 @@ fn inbound(facts: &Facts<'_>, life: &Life<'_>, verdict: &mut Verdict) {
     };
     if whole && life.messages.len() < sent.len() {
         let lost = sent[life.messages.len()];
-        let what = format!("{} of {} was sent on a connection that was read to its end, and is not in the log", lost.id, life.client);
+        let what = format!(
+            "{} of {} was sent on a connection that was read to its end, and is not in the log",
+            lost.id, life.client
+        );
         let end = life.end.map(|(_, end)| line(end.record));
         verdict.violation(9, what, [line(lost.record)].into_iter().chain(end));
     }
@@ -82,8 +85,7 @@ fn inbound(facts: &Facts<'_>, life: &Life<'_>, verdict: &mut Verdict) {
 
 /// What a client gets is in the order in which it was accepted, each once.
 fn outbound(facts: &Facts<'_>, life: &Life<'_>, verdict: &mut Verdict) {
-    let received: Vec<&Message<'_>> =
-        life.sessions.iter().flat_map(|at| &facts.sessions[*at].rx).collect();
+    let received: Vec<&Message<'_>> = life.sessions.iter().flat_map(|at| &facts.sessions[*at].rx).collect();
     let mut first: HashMap<&str, (usize, &Message<'_>)> = HashMap::new();
     for (i, message) in received.iter().enumerate() {
         verdict.judged(9);
@@ -99,7 +101,8 @@ fn outbound(facts: &Facts<'_>, life: &Life<'_>, verdict: &mut Verdict) {
             }
         }
     }
-    let sends: Vec<&Sending<'_>> = facts.sends.iter().filter(|send| first.contains_key(send.id) && send.ttl == 0).collect();
+    let sends: Vec<&Sending<'_>> =
+        facts.sends.iter().filter(|send| first.contains_key(send.id) && send.ttl == 0).collect();
     for (later_at, later) in sends.iter().enumerate() {
         // One before: over the same stream, or answered before this was asked.
         for earlier in sends[..later_at].iter().rev().take(50) {
@@ -108,8 +111,13 @@ fn outbound(facts: &Facts<'_>, life: &Life<'_>, verdict: &mut Verdict) {
             let repeated = !earlier.message_id.is_empty() || !later.message_id.is_empty();
             let ((i, one), (j, two)) = (first[earlier.id], first[later.id]);
             if before && !repeated && i > j {
-                let what = format!("{} received {} before {}, which was accepted first", life.client, later.id, earlier.id);
-                verdict.violation(9, what, [line(earlier.record), line(later.record), line(two.record), line(one.record)]);
+                let what =
+                    format!("{} received {} before {}, which was accepted first", life.client, later.id, earlier.id);
+                verdict.violation(
+                    9,
+                    what,
+                    [line(earlier.record), line(later.record), line(two.record), line(one.record)],
+                );
             }
         }
     }

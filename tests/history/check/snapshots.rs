@@ -145,7 +145,10 @@ fn is_disconnect(facts: &Facts<'_>, answer: &Record) -> bool {
 /// A list is of no one moment; with the events after its cursor it comes to the truth, by the next quiet point at the latest.
 fn converges(facts: &Facts<'_>, record: &Record, pos: &Pos, connections: &[Shown], verdict: &mut Verdict) {
     let quiet = facts.quiets.iter().find(|quiet| {
-        quiet.t >= record.t && quiet.head.epoch == pos.epoch && quiet.head.offset >= pos.offset && facts.knows(quiet.head)
+        quiet.t >= record.t
+            && quiet.head.epoch == pos.epoch
+            && quiet.head.offset >= pos.offset
+            && facts.knows(quiet.head)
     });
     let (Some(quiet), Some(log)) = (quiet, facts.logs.get(pos.epoch.as_str())) else { return };
     verdict.judged(6);
@@ -158,7 +161,8 @@ fn converges(facts: &Facts<'_>, record: &Record, pos: &Pos, connections: &[Shown
         truth.apply(logged.event);
     }
     if let Some(difference) = truth.difference(&listed, |id| verdict.broken.contains(id)) {
-        let what = format!("a list with the events after {pos} does not come to the fold at {}: {difference}", quiet.head);
+        let what =
+            format!("a list with the events after {pos} does not come to the fold at {}: {difference}", quiet.head);
         verdict.violation(6, what, [line(record), line(quiet.record)]);
     }
 }

@@ -19,8 +19,9 @@ pub struct Tools {
 impl Tools {
     /// Looks, and tries each.
     pub fn find(scratch: &Path) -> Self {
-        let mut tools = Self::default();
-        tools.strace = runs(Command::new("strace").args(["-D", "-f", "-e", "trace=fdatasync", "-o", "/dev/null", "true"]));
+        let strace =
+            runs(Command::new("strace").args(["-D", "-f", "-e", "trace=fdatasync", "-o", "/dev/null", "true"]));
+        let mut tools = Self { strace, ..Self::default() };
         if !tools.strace {
             tools.missing.push("sync_fails: strace is not installed, or may not trace".to_owned());
         }

@@ -1,6 +1,7 @@
 //! Mutants of what clients, callers and the world wrote down.
 
 use crate::check::facts::{Facts, SECOND};
+use crate::check::stored_owed;
 use crate::files::History;
 use crate::record::{Aim, Outcome, Record, Shown, What};
 
@@ -23,7 +24,9 @@ pub(super) fn list_shows_ghost(history: &mut History) -> Option<()> {
             });
             let mut lists = lists.filter(|cursor| cursor.epoch == life.epoch && cursor.offset > end);
             // A list that is followed by a quiet point in its epoch.
-            lists.any(|cursor| facts.quiets.iter().any(|q| q.head.epoch == cursor.epoch && q.head.offset >= cursor.offset))
+            lists.any(|cursor| {
+                facts.quiets.iter().any(|q| q.head.epoch == cursor.epoch && q.head.offset >= cursor.offset)
+            })
         })?;
         let (end, _) = life.end?;
         let shown = Shown {
@@ -104,36 +107,20 @@ pub(super) fn acked_unsaid(history: &mut History) -> Option<()> {
             (!actors.is_empty()).then_some((actors, answered))
         })?
     };
-    history
-        .records
-        .retain(|record| !(record.t <= before && matches!(record.what, What::TxAck { .. }) && actors.contains(&record.actor)));
+    history.records.retain(|record| {
+        !(record.t <= before && matches!(record.what, What::TxAck { .. }) && actors.contains(&record.actor))
+    });
     Some(())
 }
 
 pub(super) fn stored_never_received(history: &mut History) -> Option<()> {
     let id = {
         let facts = Facts::gather(history);
-        let send = facts.sends.iter().find(|send| {
-            let Some((answered, outcome, ..)) = send.answer else { return false };
-            let Aim::Client(client) = send.to else { return false };
-            let received = facts.sessions.iter().any(|s| s.rx.iter().any(|message| message.id == send.id));
-            let run = facts.run_at(send.t);
-            let due = answered + send.ttl * 1_000;
-            // It was received, and its client was there at a quiet point within the time to live.
-            let met = facts.quiets.iter().any(|quiet| {
-                let same = run.is_some_and(|run| run.journal || run.ending.as_ref().is_none_or(|(t, _)| *t > quiet.t));
-                let there = facts.sessions.iter().any(|session| {
-                    session.client == client
-                        && session.life.is_some()
-                        && session.well_at(quiet.t)
-                        && session.opened.is_some_and(|(t, _)| t + 2 * SECOND < quiet.t)
-                });
-                quiet.t > answered + 2 * SECOND && quiet.t < due && same && there
-            });
-            // Its other receipts would be missed as well.
-            send.ttl > 0 && outcome.is_ok() && received && met && send.receipt == "stored"
-        })?;
-        send.id.to_owned()
+        let received = |id: &str| facts.sessions.iter().any(|s| s.rx.iter().any(|message| message.id == id));
+        // Of one that was answered with more than STORED other receipts would be missed as well.
+        let owed =
+            facts.sends.iter().find(|s| s.receipt == "stored" && stored_owed(&facts, s).is_some() && received(s.id));
+        owed?.id.to_owned()
     };
     forget_rx(history, &id);
     Some(())
@@ -147,7 +134,8 @@ fn received_after(history: &mut History, reason: &str) -> Option<()> {
             let (answered, outcome, ..) = send.answer?;
             let Aim::Client(client) = send.to else { return None };
             let sure = outcome.reason == reason && send.message_id.is_empty() && send.ttl == 0;
-            let there = |session: &&crate::check::facts::Session<'_>| session.client == client && session.life.is_some();
+            let there =
+                |session: &&crate::check::facts::Session<'_>| session.client == client && session.life.is_some();
             let session = facts.sessions.iter().find(there).filter(|_| sure)?;
             let t = session.opened?.0.max(answered);
             Some((t, session.actor.to_owned(), session_number(session.record)?, send.id.to_owned()))
@@ -190,9 +178,8 @@ pub(super) fn receive_twice(history: &mut History) -> Option<()> {
 pub(super) fn receive_swapped(history: &mut History) -> Option<()> {
     let (actor, session, one, two) = {
         let facts = Facts::gather(history);
-        let sends = |id: &str| {
-            facts.sends.iter().find(|send| send.id == id && send.ttl == 0 && send.message_id.is_empty())
-        };
+        let sends =
+            |id: &str| facts.sends.iter().find(|send| send.id == id && send.ttl == 0 && send.message_id.is_empty());
         facts.sessions.iter().filter(|session| session.life.is_some()).find_map(|session| {
             let ordered = session.rx.windows(2).find(|pair| {
                 let (Some(one), Some(two)) = (sends(pair[0].id), sends(pair[1].id)) else { return false };
@@ -222,15 +209,18 @@ pub(super) fn late_expiry(history: &mut History) -> Option<()> {
         facts.lives.iter().find_map(|life| {
             let session = &facts.sessions[*life.sessions.last()?];
             let (_, end) = life.end.filter(|_| life.cause() == Some("heartbeat_timeout"))?;
-            let silent = session.silent.filter(|silent| *silent > 3 * SECOND && !facts.run_ended_by(session.run, end.seen + 2 * SECOND))?;
-            let calm = facts.lateness(silent, end.seen + SECOND) < 2 * SECOND && facts.in_faults(&["freeze", "disk_full", "sync_fails"], silent - 3 * SECOND, end.seen) == 0;
+            let silent = session
+                .silent
+                .filter(|silent| *silent > 3 * SECOND && !facts.run_ended_by(session.run, end.seen + 2 * SECOND))?;
+            let calm = facts.lateness(silent, end.seen + SECOND) < 2 * SECOND
+                && facts.in_faults(&["freeze", "disk_full", "sync_fails"], silent - 3 * SECOND, end.seen) == 0;
             calm.then(|| Some((session.actor.to_owned(), session_number(session.record)?)))?
         })?
     };
     // It was silent for so much longer already.
-    let place = history.records.iter().position(
-        |record| record.actor == actor && matches!(record.what, What::Silent { session } if session == number),
-    )?;
+    let place = history.records.iter().position(|record| {
+        record.actor == actor && matches!(record.what, What::Silent { session } if session == number)
+    })?;
     history.records[place].t -= 3 * SECOND;
     history.records.sort_by_key(|record| record.t);
     Some(())
@@ -257,7 +247,8 @@ fn drained(history: &mut History, change: impl FnOnce(&mut crate::record::Gauge)
 
 pub(super) fn slow_while_stalled(history: &mut History) -> Option<()> {
     let began = history.records.iter().find(|record| matches!(record.what, What::Phase { stalled: true, .. }))?.t;
-    let over = history.records.iter().find(|r| r.t > began && matches!(r.what, What::Phase { .. } | What::Quiet { .. }));
+    let over =
+        history.records.iter().find(|r| r.t > began && matches!(r.what, What::Phase { .. } | What::Quiet { .. }));
     let over = over.map_or(u64::MAX, |record| record.t);
     // Clients that were there before it sent everything a second earlier than they did.
     let (mut sessions, mut moved) = (std::collections::BTreeSet::new(), 0);
@@ -285,15 +276,15 @@ pub(super) fn acknowledged_not_logged(history: &mut History) -> Option<()> {
         facts.sessions.iter().find_map(|session| {
             let life = &facts.lives[session.life?];
             let (t, upto, _) = session.rx_acks.iter().max_by_key(|(_, upto, _)| *upto)?;
-            let survives = facts.quiets.iter().any(|q| q.t > t + 1 && q.head.epoch == life.epoch && facts.knows(q.head));
+            let survives =
+                facts.quiets.iter().any(|q| q.t > t + 1 && q.head.epoch == life.epoch && facts.knows(q.head));
             // One that closed in order would be missed under promise 9 too.
             let last = *life.sessions.last()?;
             let vanished = facts.sessions[last].closing.is_none_or(|(_, how)| how == "vanish" || how == "reset");
             let all = session.tx.iter().all(|message| message.seq <= *upto);
             let away = facts.quiets.iter().all(|quiet| !facts.sessions[last].well_at(quiet.t));
-            (survives && vanished && all && away && life.sessions.len() == 1).then(|| {
-                Some((t + 1, session.actor.to_owned(), session_number(session.record)?, upto + 1))
-            })?
+            (survives && vanished && all && away && life.sessions.len() == 1)
+                .then(|| Some((t + 1, session.actor.to_owned(), session_number(session.record)?, upto + 1)))?
         })?
     };
     let at = history.records.partition_point(|record| record.t <= t);

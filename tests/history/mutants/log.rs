@@ -102,7 +102,8 @@ pub(super) fn two_owners(history: &mut History) -> Option<()> {
     // The new one's Connected changes places with the old one's Disconnected, and its generation with it.
     let (first, connection, generation) = find(history, |facts, life| {
         let Kind::Connected { replaces, .. } = life.connected.event.kind else { return None };
-        let old = facts.lives.iter().find(|old| replaces != 0 && old.generation == replaces && old.epoch == life.epoch)?;
+        let old =
+            facts.lives.iter().find(|old| replaces != 0 && old.generation == replaces && old.epoch == life.epoch)?;
         let (end, _) = old.end?;
         (end + 1 == life.at).then(|| (pos(life, end), life.connection.to_owned(), life.generation))
     })?;

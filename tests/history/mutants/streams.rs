@@ -141,7 +141,8 @@ fn resumed(stream: &Stream<'_>) -> Option<(Name, Pos, Event)> {
     let (_, first, _) = stream.news().next().filter(|_| stream.filter.is_empty())?;
     // A first response with only its first event would leave a stream with nothing that says how far it came.
     let more = stream.news().count() > 2;
-    (more && stream.epoch() == Some(cursor.epoch.as_str())).then(|| Some((name(stream)?, cursor.clone(), first.clone())))?
+    (more && stream.epoch() == Some(cursor.epoch.as_str()))
+        .then(|| Some((name(stream)?, cursor.clone(), first.clone())))?
 }
 
 pub(super) fn resume_with_gap(history: &mut History) -> Option<()> {
@@ -171,8 +172,13 @@ pub(super) fn refuse_good_cursor(history: &mut History) -> Option<()> {
         (stream.actor != "auditor").then_some((name, cursor))
     })?;
     let (oldest, head) = (Some(cursor.clone()), Some(cursor));
-    let refused =
-        Outcome { code: "out_of_range".to_owned(), reason: "EPOCH_CHANGED".to_owned(), oldest, head, ..Outcome::default() };
+    let refused = Outcome {
+        code: "out_of_range".to_owned(),
+        reason: "EPOCH_CHANGED".to_owned(),
+        oldest,
+        head,
+        ..Outcome::default()
+    };
     edit(history, &name, |cursor, events, _| {
         *cursor = None;
         events.clear();
