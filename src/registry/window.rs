@@ -149,7 +149,8 @@ impl Window {
     pub fn flushed(&mut self) -> Flushed {
         let flushed = self.written_up_to(self.handed);
         if self.closed {
-            self.forget_up_to(self.written);
+            // What an earlier socket took and this one was not given yet is still to be sent again.
+            self.forget_up_to(self.written.min(self.handed));
         }
         flushed
     }
@@ -328,6 +329,22 @@ mod tests {
         while next(&mut window, &outbox).is_some() {}
         assert_eq!(window.flushed().messages, 140);
         assert!(receipts.iter_mut().all(|(written, _)| written.try_recv() == Ok(Written::Yes)));
+        assert!(window.messages.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_an_earlier_socket_took_is_sent_again_although_the_end_has_come() {
+        let (mut window, outbox) = (Window::default(), Outbox::default());
+        (0..3).for_each(|id| drop(put(&outbox, id, 1)));
+        (0..2).for_each(|_| assert!(next(&mut window, &outbox).is_some()));
+        window.flushed();
+        window.attach(0).expect("received");
+        assert_eq!(window.close(&outbox).count, 3);
+        assert_eq!(window.flushed(), Flushed::default());
+        for expected in [Some(1), Some(2), Some(3), None] {
+            assert_eq!(next(&mut window, &outbox), expected);
+            window.flushed();
+        }
         assert!(window.messages.is_empty());
     }
 

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use fastrand::Rng;
 
 use super::*;
+use crate::close::CloseReason;
 use crate::drain::{Drain, Pace};
 
 const GONE: &str = "a gone: connection_lost 1006 Connection lost";
@@ -252,6 +253,63 @@ async fn a_kick_ends_a_session_without_a_socket_and_tells_what_was_not_acknowled
     }
     assert_eq!(world.host.metrics.sends.of(crate::metrics::SendOutcome::Dropped).get(), 2);
     is_unknown(&world, &speaker).await;
+    world.rests().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_resumes_at_the_moment_of_a_kick_gets_what_it_missed_and_then_the_close() {
+    let world = World::new(|options| options.connection.server_beat = ServerBeat::Off);
+    let mut speaker = world.speaker("a").await;
+    for text in ["1", "2"] {
+        world.send("a", text).expect("room");
+        speaker.hears_message().await;
+    }
+    speaker.received = 0;
+    loses_its_socket(&mut speaker).await;
+    world.send("a", "3").expect("room");
+    let mut again = world.mute(None).await;
+    again.say(speaker.resume()).await;
+    let connection = world.registry.open(&target("a")).pop().expect("connected");
+    // Both before its driver has its turn: the resume has been offered, and the end is submitted.
+    for _ in 0..100 {
+        if connection.has(crate::registry::signal::RESUME) {
+            break;
+        }
+        tokio::task::yield_now().await;
+    }
+    world.registry.end(&connection, CloseReason::Kicked(4000, "out".into()));
+    let (said, close) = again.hears_out().await;
+    if said.first().is_some_and(|first| first["type"] == "hello") {
+        let texts: Vec<_> = said.iter().filter_map(|envelope| envelope["text"].as_str()).collect();
+        assert_eq!((texts, close.expect("a Close").0), (vec!["1", "2", "3"], 4000));
+    } else {
+        // The end was first.
+        assert_eq!(close.expect("a Close").0, 4404);
+    }
+    world.rests().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_kick_right_after_a_resume_is_told_after_what_was_missed() {
+    let world = World::new(|options| options.connection.server_beat = ServerBeat::Off);
+    let mut speaker = world.speaker("a").await;
+    let large = "x".repeat(PIPE);
+    for text in ["1", &large, "3"] {
+        world.send("a", text).expect("room");
+        assert!(speaker.hears_message().await == text);
+    }
+    speaker.received = 0;
+    loses_its_socket(&mut speaker).await;
+    let mut again = world.mute(None).await;
+    again.say(speaker.resume()).await;
+    // The large one fills the pipe: the third is still to be sent again.
+    settle().await;
+    let connection = world.registry.open(&target("a")).pop().expect("connected");
+    world.registry.end(&connection, CloseReason::Kicked(4000, "out".into()));
+    let (said, close) = again.hears_out().await;
+    assert_eq!(close.expect("a Close").0, 4000);
+    assert_eq!(said.iter().filter(|envelope| envelope["type"] == "message").count(), 3);
+    assert_eq!(said.last().expect("a bye")["type"], "bye");
     world.rests().await;
 }
 
