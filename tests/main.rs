@@ -7,6 +7,7 @@ mod architecture;
 mod commands;
 mod consumers;
 mod delivery;
+mod docs;
 mod durable;
 mod events;
 mod frames;
