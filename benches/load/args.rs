@@ -88,7 +88,8 @@ pub struct Options {
     #[arg(long, value_name = "NAME=PATH", value_parser = named_binary)]
     pub binary: Vec<(String, PathBuf)>,
 
-    /// Any key of Heartwire's configuration; may be repeated. It is recorded with the results
+    /// Any key of Heartwire's configuration; may be repeated, and is recorded with the results. {scratch} stands for a
+    /// directory of the server's own, as in --set log.data_dir={scratch}/data
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
 

@@ -60,7 +60,9 @@ impl Server {
         let failed = |error: std::io::Error| format!("cannot start {}: {error}", peer.name);
         std::fs::create_dir_all(directory).map_err(failed)?;
         let output = File::options().create(true).append(true).open(directory.join("output.log")).map_err(failed)?;
-        let arguments: Vec<_> = settings.set.iter().map(|setting| format!("--set {setting}")).collect();
+        // So that each server can be given a directory of its own, such as `log.data_dir={scratch}/data`.
+        let own = |setting: &String| setting.replace("{scratch}", &directory.to_string_lossy());
+        let arguments: Vec<_> = settings.set.iter().map(|setting| format!("--set {}", own(setting))).collect();
         let mut script = peer.script("run.sh");
         // What whoever runs this has set for a Heartwire of their own.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HEARTWIRE_")) {

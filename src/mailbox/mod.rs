@@ -22,12 +22,15 @@
 //!   the message is removed, so a crash between the two logs it twice, and none loses it.
 //! - *The receipt comes, and the end of the connection before the removal.* The receipt stands: the message is delivered in the index from that
 //!   moment, and its removal is tried until the store has done it.
+//! - *The caller does not hear that its message was delivered, and repeats it.* An id is known until its message is removed, by the store; and for
+//!   ten minutes more in memory, where it is noted in the transaction that removes the message.
 //! - *The caller goes away, or the store answers too late.* What follows from a write is done in a task of its own, and what is not known of
 //!   a write is asked of the store behind it: its queue is in order.
 
 mod carrier;
 mod index;
 mod post;
+mod recent;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -48,6 +51,7 @@ use crate::metrics::{Metrics, Reading};
 use crate::registry::Registry;
 use crate::store::{Store, StoreError};
 use index::Index;
+use recent::Recent;
 use table::Sequence;
 
 /// What may be on its way into the store, in [`POST_GRAIN`]s; beyond it a message is refused.
@@ -124,7 +128,9 @@ struct Inner {
     store: Store,
     registry: Arc<Registry>,
     metrics: Arc<Metrics>,
-    index: Mutex<Index>,
+    index: Arc<Mutex<Index>>,
+    /// Looked at in the store's thread only.
+    recent: Arc<Mutex<Recent>>,
     /// Room for messages on their way into the store.
     posts: Arc<Semaphore>,
     /// To be removed from the store; at most what is in it.
@@ -170,7 +176,8 @@ impl Mailboxes {
                 store,
                 registry,
                 metrics,
-                index: Mutex::new(index),
+                index: Arc::new(Mutex::new(index)),
+                recent: Arc::new(Mutex::new(Recent::new())),
                 posts: Arc::new(Semaphore::new(MAX_POSTS)),
                 removals: Mutex::new(Vec::new()),
                 removing: Notify::new(),
@@ -205,9 +212,13 @@ impl Mailboxes {
     }
 }
 
+fn lock<T>(of: &Mutex<T>) -> MutexGuard<'_, T> {
+    of.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Inner {
     fn index(&self) -> MutexGuard<'_, Index> {
-        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.index)
     }
 
     fn now(&self) -> UnixNanos {

@@ -8,8 +8,9 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use tokio::time::timeout;
 
 use super::index::Over;
+use super::recent::Known;
 use super::table::{self, Letter, Sequence};
-use super::{Inner, MAX_POSTS, MESSAGE_OVERHEAD, Mailboxes, POST_GRAIN, Progress, STORE_RETRY, Stage};
+use super::{Inner, MAX_POSTS, MESSAGE_OVERHEAD, Mailboxes, POST_GRAIN, Progress, STORE_RETRY, Stage, lock};
 use crate::event::Payload;
 use crate::ids::ClientId;
 use crate::metrics::MailOutcome;
@@ -22,7 +23,7 @@ pub struct Mail {
     pub client_id: ClientId,
     /// What.
     pub payload: Payload,
-    /// Names the message among those stored for the client id, so that a repeat is not stored twice; empty for no name.
+    /// Names the message among those stored for the client id and those removed lately, so that a repeat is not stored twice; empty for no name.
     pub message_id: Box<str>,
     /// For how long, by wall time; at most [`super::MAX_TTL`].
     pub ttl: Duration,
@@ -78,6 +79,8 @@ pub struct Posting {
 enum Decision {
     New(Sequence),
     Again(Sequence),
+    /// It was stored, and is through.
+    Past(Progress),
     Reused,
     Full(Over),
 }
@@ -168,6 +171,15 @@ impl Post {
             {
                 return Ok(if payload == letter.payload { Decision::Again(sequence) } else { Decision::Reused });
             }
+            if !letter.message_id.is_empty() {
+                let says = (matches!(letter.payload, Payload::Text(_)), &letter.payload.bytes()[..]);
+                let now = self.inner.registry.clock().uptime();
+                match lock(&self.inner.recent).find(&self.client_id, &letter.message_id, says, now) {
+                    Some(Known::Same(progress)) => return Ok(Decision::Past(progress)),
+                    Some(Known::Other) => return Ok(Decision::Reused),
+                    None => {}
+                }
+            }
             let ttl = i64::try_from(self.ttl.as_nanos()).unwrap_or(i64::MAX);
             let expires = letter.send_time.saturating_add(ttl);
             let head = match self.inner.index().admit(&self.client_id, expires, self.weight) {
@@ -190,6 +202,9 @@ impl Post {
         let booked = match &written {
             Ok(Decision::New(sequence)) => Ok(self.booked(*sequence, false)),
             Ok(Decision::Again(sequence)) => Ok(self.booked(*sequence, true)),
+            Ok(Decision::Past(progress)) => {
+                Ok(Booked { posted: Posted { progress: *progress, replayed: true }, followed: None })
+            }
             Ok(Decision::Reused) => Err(PostError::IdReused),
             Ok(Decision::Full(Over::Client)) => Err(PostError::ClientFull),
             Ok(Decision::Full(Over::Total)) => Err(PostError::AllFull),
@@ -240,7 +255,7 @@ impl Post {
             let asked = self.inner.store.write(move |transaction| {
                 let Some(sequence) = given.get().copied() else { return Ok(false) };
                 if !keep {
-                    table::remove(transaction, &[(client_id, sequence)])?;
+                    table::remove(transaction, &[(client_id, sequence)], |_, _, _, _| {})?;
                     return Ok(false);
                 }
                 table::contains(transaction, &client_id, sequence)

@@ -74,16 +74,21 @@ pub(super) fn contains(transaction: &WriteTransaction, client_id: &ClientId, seq
     Ok(transaction.open_table(HEADS)?.get((client_id.as_str(), sequence))?.is_some())
 }
 
-/// Removes messages and their ids; those that are not there are no matter.
-pub(super) fn remove(transaction: &WriteTransaction, removed: &[(ClientId, Sequence)]) -> Outcome<()> {
+/// Removes messages and their ids, and shows those that have an id; those that are not there are no matter.
+pub(super) fn remove(
+    transaction: &WriteTransaction,
+    removed: &[(ClientId, Sequence)],
+    mut named: impl FnMut(&ClientId, Sequence, &str, (bool, &[u8])),
+) -> Outcome<()> {
     let mut messages = transaction.open_table(MESSAGES)?;
     let mut heads = transaction.open_table(HEADS)?;
     let mut ids = transaction.open_table(IDS)?;
     for (client_id, sequence) in removed {
         let key = (client_id.as_str(), *sequence);
         if let Some(message) = messages.remove(key)? {
-            let (_, _, id, _) = message.value();
+            let (_, is_text, id, bytes) = message.value();
             if !id.is_empty() {
+                named(client_id, *sequence, id, (is_text, bytes));
                 ids.remove((client_id.as_str(), id))?;
             }
         }

@@ -1,12 +1,12 @@
 //! What is done with messages that are through: the expired are logged, and both they and the delivered are removed from the store.
 
-use std::sync::PoisonError;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{sleep, timeout};
 
 use super::table::{self, Letter, Sequence};
-use super::{Inner, STORE_RETRY};
+use super::{Inner, STORE_RETRY, lock};
 use crate::ids::ClientId;
 use crate::metrics::MailOutcome;
 use crate::store::StoreError;
@@ -102,7 +102,7 @@ impl Inner {
 
     /// Has a message removed from the store.
     pub(super) fn remove_later(&self, client_id: ClientId, sequence: Sequence) {
-        self.removals.lock().unwrap_or_else(PoisonError::into_inner).push((client_id, sequence));
+        lock(&self.removals).push((client_id, sequence));
         self.removing.notify_one();
     }
 
@@ -123,21 +123,26 @@ impl Inner {
     /// Removes a batch; false if there is nothing to remove.
     pub(super) async fn remove_some(&self) -> Result<bool, StoreError> {
         let batch: Vec<_> = {
-            let removals = self.removals.lock().unwrap_or_else(PoisonError::into_inner);
+            let removals = lock(&self.removals);
             removals.iter().take(BATCH).cloned().collect()
         };
         if batch.is_empty() {
             return Ok(false);
         }
         let count = batch.len();
+        let (index, recent, now) = (Arc::clone(&self.index), Arc::clone(&self.recent), self.registry.clock().uptime());
         let removed = self
             .store
             .write(move |transaction| {
-                table::remove(transaction, &batch)?;
+                // In the transaction, so that no repeat comes between. If that fails, the message is found before this is looked at.
+                table::remove(transaction, &batch, |client_id, sequence, id, says| {
+                    let progress = lock(&index).progress(client_id, sequence);
+                    lock(&recent).remember(client_id, id, says, progress, now);
+                })?;
                 Ok(batch)
             })
             .await?;
-        let mut removals = self.removals.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut removals = lock(&self.removals);
         removals.drain(..count);
         if removals.is_empty() {
             *removals = Vec::new();

@@ -111,31 +111,22 @@ struct Harm {
 
 fn happens(written: &Written, script: &mut Script<'_>) -> (Vec<u8>, Harm) {
     let mut file = written.file.clone();
-    let untouched = Harm { from: file.len(), leaves_the_rest: true };
-    let what = script.byte();
+    let what = script.byte() % 4;
     let at = HEADER + usize::from(script.word()) % (file.len() - HEADER + 1);
-    let harm = match what % 4 {
+    match what {
         // The kernel never got the rest.
-        1 => {
-            file.truncate(at);
-            Harm { from: at, leaves_the_rest: false }
-        }
+        1 => file.truncate(at),
         // It has room for the rest, and wrote none of it.
-        2 => {
-            let changed = file[at..].iter().position(|byte| *byte != 0);
-            file[at..].fill(0);
-            changed.map_or(untouched, |changed| Harm { from: at + changed, leaves_the_rest: false })
-        }
+        2 => file[at..].fill(0),
         // The disk forgot something.
-        3 if at < file.len() => {
-            file[at] ^= script.byte().max(1);
-            Harm { from: at, leaves_the_rest: true }
-        }
-        _ => untouched,
-    };
-    // Space that was set aside.
+        3 if at < file.len() => file[at] ^= script.byte().max(1),
+        _ => {}
+    }
+    // Space that was set aside; it may be just what is missing.
     file.resize(file.len() + usize::from(script.byte()), 0);
-    (file, harm)
+    let pairs = written.file.iter().enumerate();
+    let from = pairs.take_while(|(at, byte)| file.get(*at) == Some(byte)).count();
+    (file, Harm { from, leaves_the_rest: what == 3 })
 }
 
 /// Bytes to decide by; zeros once there are no more.
