@@ -213,19 +213,24 @@ test("a replacement that a resume of our own does not explain after all stays on
 });
 
 test("backing off begins anew after a socket that was well, however it ended, and only then", (context) => {
-  const { opened, welcome, pass, closes } = start(context, { random: () => 0.999, firstMs: 1_000 });
+  const { welcome, pass, last, closes } = start(context, { random: () => 0.999, firstMs: 1_000 });
   const waits = () => closes().map(({ reconnectInMs }) => Math.round(reconnectInMs / 999));
   welcome();
   pass(40_000);
   // Lost by itself, after 40 s that were well.
   assert.deepEqual(waits(), [1]);
   pass(1_000);
-  // Three that do not get as far as a hello in 15 s.
+  // Three that do not get as far as a hello, however long they try.
   for (const wait of [2, 4, 8]) {
-    pass(15_000);
+    pass(12_000);
+    last().closes(1006);
     assert.equal(waits().at(-1), wait);
     pass(wait * 1_000);
   }
+  // One that is lost soon after its hello, and one that is well.
+  welcome({ resumed: true }).closes(1006);
+  assert.equal(waits().at(-1), 16);
+  pass(16_000);
   welcome({ resumed: true });
   pass(40_000);
   assert.equal(waits().at(-1), 1);
