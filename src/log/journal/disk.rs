@@ -112,7 +112,7 @@ pub(super) mod faulty {
         pub(in super::super) allocate: AtomicBool,
         pub(in super::super) write: AtomicBool,
         pub(in super::super) sync: AtomicBool,
-        pub(in super::super) create: AtomicBool,
+        pub(in super::super) checkpoint: AtomicBool,
         pub(in super::super) syncs: AtomicU64,
         pub(in super::super) writes: AtomicU64,
     }
@@ -133,7 +133,9 @@ pub(super) mod faulty {
 
     impl Disk for FaultyDisk {
         fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-            Faults::check(&self.0.create, io::ErrorKind::StorageFull)?;
+            if path.ends_with("checkpoint.new") {
+                Faults::check(&self.0.checkpoint, io::ErrorKind::StorageFull)?;
+            }
             Ok(Box::new(FaultyFile(RealDisk.create(path)?, Arc::clone(&self.0))))
         }
 
