@@ -81,6 +81,8 @@ export interface ClosedForNow {
   final: false;
   /** After how long it tries again. */
   reconnectInMs: number;
+  uncertain?: undefined;
+  unsent?: undefined;
 }
 
 /** The client is closed, by the server or by `close`. */
@@ -89,6 +91,7 @@ export interface ClosedForGood {
   code: number;
   reason: string;
   final: true;
+  reconnectInMs?: undefined;
   /** Messages that were sent and not acknowledged, oldest first: they may have been received or not. */
   uncertain: (string | ArrayBuffer | ArrayBufferView)[];
   /** Messages that were queued and never sent, oldest first. */
