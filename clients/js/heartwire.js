@@ -257,7 +257,9 @@ export class HeartwireClient {
     const socket = this.#socket;
     if (!socket) return;
     this.#leave(socket);
-    abandon(socket, LOST_BY_CLIENT, "Lost");
+    // A session whose hello has not come cannot be resumed, and need not be kept.
+    if (this.#session) abandon(socket, LOST_BY_CLIENT, "Lost");
+    else abandon(socket, 1000);
     this.#closed(1006, reason);
   }
 

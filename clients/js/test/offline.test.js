@@ -92,6 +92,14 @@ test("a socket given up that cannot be cut is closed with the code of a lost one
   assert.equal(opened().sent[0].type, "resume");
 });
 
+test("a socket given up before there was a session is not to be resumed", (context) => {
+  const { pass, opened } = start(context);
+  const first = opened();
+  pass(15_000);
+  assert.equal(first.closed[0], 1000);
+  assert.equal(opened().sent[0].type, "hello");
+});
+
 test("a socket is not closed as lost when the client is closed", (context) => {
   const { client, pass, welcome } = start(context);
   const socket = welcome();
