@@ -102,6 +102,8 @@ pub enum Excess {
     Fragments,
     /// Takeovers of one client id.
     Takeovers,
+    /// Connections from one address.
+    Connections,
 }
 
 /// How a client broke the reliable subprotocol; each is a `code` of its `error` envelope.
@@ -279,6 +281,7 @@ impl CloseReason {
             Self::RateLimited(Excess::ControlFrames) => "Rate limited: heartbeats and control frames".into(),
             Self::RateLimited(Excess::Fragments) => "Rate limited: fragments".into(),
             Self::RateLimited(Excess::Takeovers) => "Rate limited: takeovers of this client id".into(),
+            Self::RateLimited(Excess::Connections) => "Rate limited: connections from this address".into(),
             Self::Protocol => "Protocol error".into(),
             Self::BadUtf8 => "Text is not UTF-8".into(),
             Self::TooBig => "Message too big".into(),
@@ -348,6 +351,7 @@ mod tests {
             R::RateLimited(Excess::ControlFrames),
             R::RateLimited(Excess::Fragments),
             R::RateLimited(Excess::Takeovers),
+            R::RateLimited(Excess::Connections),
             R::Protocol,
             R::BadUtf8,
             R::TooBig,

@@ -141,6 +141,7 @@ impl<S: FrameSocket> Driver<S> {
             self.drop_outbox();
         }
         self.end_session();
+        self.drop_greeting();
         self.connection().set_paused(false);
         self.pinged.give_up();
         // From here on the deadline of the Close is the only one.
@@ -482,7 +483,8 @@ impl<S: FrameSocket> Driver<S> {
         if closing.0.is_late(context) {
             return Poll::Ready(());
         }
-        if closing.1.flushes_outbox() || self.is_in_flight() {
+        let bid_farewell = self.reliable.as_ref().is_some_and(|reliable| reliable.bid_farewell);
+        if !bid_farewell && (closing.1.flushes_outbox() || self.is_in_flight()) {
             // What was accepted before the end goes out before the Close; a socket that fails here has nothing to close.
             if ready!(self.poll_write(context)).is_err() {
                 return Poll::Ready(());

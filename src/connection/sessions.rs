@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::{Admission, FrameSocket};
+use super::{Entry, FrameSocket};
 use crate::log::Slot;
 use crate::registry::{Connection, signal};
 
@@ -69,7 +69,7 @@ pub(super) struct Resuming<S> {
     pub(super) received: u64,
     /// Room in the log for what is to be told of it.
     pub(super) rooms: [Slot; 2],
-    pub(super) admission: Admission,
+    pub(super) entry: Entry,
 }
 
 impl<S> Sessions<S> {

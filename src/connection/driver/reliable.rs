@@ -7,12 +7,12 @@ use tokio::time::Instant;
 
 use super::super::envelope::{self, FromClient, FromServer, Hello};
 use super::super::sessions::{Held, Secret, Sessions};
-use super::{Driver, WRITE_BURST};
+use super::{Driver, Phase, WRITE_BURST};
 use crate::close::{CloseReason, Violation};
 use crate::connection::FrameSocket;
 use crate::event::Payload;
 use crate::metrics::{Beat, SendOutcome};
-use crate::registry::{AckError, Flushed, Window};
+use crate::registry::{AckError, Flushed, Window, signal};
 
 /// What a driver keeps for a client of the reliable subprotocol beside what it keeps for any.
 pub(super) struct Reliable<S> {
@@ -32,7 +32,7 @@ pub(super) struct Reliable<S> {
     /// An acknowledgement has made room for messages that may wait in the outbox.
     made_room: bool,
     /// Its last word has been said.
-    bid_farewell: bool,
+    pub(super) bid_farewell: bool,
 }
 
 impl<S> Reliable<S> {
@@ -142,8 +142,22 @@ impl<S: FrameSocket> Driver<S> {
         Some(FromServer::Message { sequence, id, payload: &message.payload }.to_frame())
     }
 
+    /// At the end: a session whose `Connected` is not committed has not begun for its client.
+    pub(super) fn drop_greeting(&mut self) {
+        let committed = self.connection().has(signal::COMMITTED);
+        if let Some(reliable) = self.reliable.as_mut().filter(|_| !committed) {
+            reliable.greeting = None;
+        }
+    }
+
     /// Moves envelopes to the socket; false if there are none.
     pub(super) fn gather_envelopes(&mut self) -> bool {
+        if let Phase::Closing(closing) = &self.phase
+            && !closing.1.flushes_outbox()
+        {
+            // Only what the socket has already is still to be taken; nothing may come after the answer to the client's Close.
+            return false;
+        }
         if let Some(reliable) = &mut self.reliable {
             reliable.made_room = false;
         }

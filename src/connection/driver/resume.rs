@@ -5,7 +5,7 @@ use std::task::{Context, Poll, ready};
 
 use super::super::deadline::Deadline;
 use super::super::sessions::Resuming;
-use super::super::{FrameSocket, greet};
+use super::super::{Entry, FrameSocket, greet};
 use super::{Driver, Phase};
 use crate::close::CloseReason;
 use crate::log::{BoxFuture, Slot};
@@ -90,14 +90,18 @@ impl<S: FrameSocket> Driver<S> {
     /// Goes on with the socket that a resume has brought, if there is one; whatever becomes of the old one.
     pub(super) fn go_on(&mut self) -> Result<(), CloseReason> {
         let Some(resuming) = self.reliable.as_ref().and_then(|reliable| reliable.held.take()) else { return Ok(()) };
-        let Resuming { socket, received, rooms, admission } = resuming;
+        let Resuming { socket, received, rooms, entry } = resuming;
         if !self.registration.resume(rooms) {
             self.turn_away(socket, greet::unknown());
             return Ok(());
         }
         self.roll_back();
         let old = std::mem::replace(&mut self.socket, socket);
-        let old_admission = std::mem::replace(&mut self.admission, admission);
+        let old_entry = match entry {
+            Entry::Place(admission) => Entry::Place(std::mem::replace(&mut self.admission, admission)),
+            // It keeps the place that it has.
+            provisional => provisional,
+        };
         let was = std::mem::replace(&mut self.phase, Phase::Open);
         if let Some(reliable) = &mut self.reliable {
             reliable.begin(true);
@@ -108,7 +112,7 @@ impl<S: FrameSocket> Driver<S> {
                 let host = Arc::clone(&self.host);
                 self.host.tasks.spawn(async move {
                     host.dismiss(old, CloseReason::Replaced).await;
-                    drop(old_admission);
+                    drop(old_entry);
                 });
             }
         }

@@ -351,7 +351,8 @@ async fn where_the_log_has_no_room_the_loss_is_told_later_and_a_resume_waits_but
     assert_eq!(world.told().await, ["a connected"]);
     let mut refused = world.mute(None).await;
     refused.say(speaker.resume()).await;
-    assert_eq!(refused.hears_out().await.1.expect("a Close").0, 1013);
+    let (said, close) = refused.hears_out().await;
+    assert_eq!((said, close.expect("a Close").0), (vec![], 1013), "the session is not over");
     let mut again = world.mute(None).await;
     again.say(speaker.resume()).await;
     settle().await;
@@ -359,6 +360,28 @@ async fn where_the_log_has_no_room_the_loss_is_told_later_and_a_resume_waits_but
     assert_eq!(again.hears().await["resumed"], true);
     assert_eq!(world.told().await, ["a connected", "a lost its socket", "a resumed"]);
     again.client.close(1000, "").await;
+    world.rests().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_node_lets_its_sessions_go_on_and_nobody_else_in() {
+    let world = World::new(|options| options.places = 2);
+    let (mut lost, mut half_open) = (world.speaker("a").await, world.speaker("b").await);
+    loses_its_socket(&mut lost).await;
+    let mut newcomer = world.mute(Some("c")).await;
+    newcomer.say(json!({"type": "hello"})).await;
+    assert_eq!(newcomer.hears_out().await.1.expect("a Close").0, 1013);
+    let mut again = world.resumed(&lost).await;
+    let mut other = world.resumed(&half_open).await;
+    assert_eq!(half_open.hears_out().await.1.expect("a Close").0, 4409);
+    // Their places are theirs, and those that they came in with are free again.
+    let mut third = world.resumed(&again).await;
+    again.hears_out().await;
+    third.client.close(1000, "").await;
+    third.hears_out().await;
+    let mut newcomer = world.speaker("c").await;
+    newcomer.client.close(1000, "").await;
+    other.client.close(1000, "").await;
     world.rests().await;
 }
 
