@@ -213,6 +213,9 @@ pub enum CloseReason {
     Internal,
 }
 
+/// The code of a client's Close that leaves its session of the reliable subprotocol to be resumed: a browser can end a socket in no other way.
+pub const GOING_TO_RESUME: u16 = 4499;
+
 impl CloseReason {
     /// The cause for the `Disconnected` event.
     #[must_use]
@@ -304,6 +307,12 @@ impl CloseReason {
             1011 | 1013 | 4410 | 4429 => Reconnect::BackingOff,
             _ => Reconnect::No,
         }
+    }
+
+    /// Whether it is the end of a socket only, where a session may be resumed on another.
+    #[must_use]
+    pub const fn leaves_session(&self) -> bool {
+        matches!(self, Self::Lost | Self::ByClient(Some(GOING_TO_RESUME), _))
     }
 
     /// Whether a Close is to be sent: not when the socket is gone, nor when the client's own is being answered.

@@ -37,6 +37,9 @@ use crate::registry::{Connection, Registration, signal};
 /// Frames handled at one go before others get their turn.
 const READ_BURST: usize = 32;
 
+/// Frames read from a socket that cannot be written to any more, to find its client's Close.
+const LAST_WORDS: usize = 10 * READ_BURST;
+
 /// Bytes gathered for one write.
 const WRITE_BURST: usize = 16 * 1024;
 
@@ -301,13 +304,23 @@ impl<S: FrameSocket> Driver<S> {
 
     /// Why a connection ends that failed to be written to. What its client said before it went may still wait to be read, its Close too.
     fn last_words(&mut self, reason: CloseReason, context: &mut Context<'_>) -> CloseReason {
-        if !matches!((&reason, &self.phase), (CloseReason::Lost, Phase::Open)) {
+        if reason != CloseReason::Lost || !matches!(self.phase, Phase::Open | Phase::Paused(_)) {
             return reason;
         }
-        match self.poll_read(context) {
-            Poll::Ready(Err(said)) => said,
-            _ => reason,
+        for _ in 0..LAST_WORDS / READ_BURST {
+            if let Poll::Ready(Err(said)) = self.poll_read(context) {
+                return said;
+            }
         }
+        // Messages that the log has no room for are lost with the socket; a Close behind them is not.
+        for _ in 0..LAST_WORDS {
+            match self.socket.poll_read(context) {
+                Poll::Ready(Ok(Inbound::Close(close))) => return closed_by_client(close),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) | Poll::Pending => break,
+            }
+        }
+        reason
     }
 
     fn heard(&mut self) {
@@ -509,7 +522,7 @@ impl<S: FrameSocket> Future for Driver<S> {
             loop {
                 match ready!(this.poll_open(context)) {
                     Ok(()) => break,
-                    Err(reason) if this.may_be_resumed(&reason) => this.detach(),
+                    Err(reason) if this.may_be_resumed(&reason) => this.detach(reason),
                     Err(reason) => {
                         this.end(reason);
                         break;

@@ -27,7 +27,7 @@ pub(super) enum FromClient<'a> {
     /// Begins a session.
     Hello { client_id: Option<Cow<'a, str>> },
     /// Goes on with one.
-    Resume { session: Cow<'a, str>, received: u64 },
+    Resume { session: Cow<'a, str>, received: u64, attempt: Option<u64> },
     /// Is alive.
     Heartbeat { received: Option<u64> },
     /// Something for the backends.
@@ -48,13 +48,15 @@ pub(super) fn parse(text: &str) -> Result<FromClient<'_>, CloseReason> {
     let Ok(members) = serde_json::from_str::<Members<'_>>(text) else {
         return wrong(Violation::BadJson, "BAD_JSON: the text is not one JSON object");
     };
-    let Members { kind, client_id, session, received, seq, text, data, code, reason } = members;
+    let Members { kind, client_id, session, received, attempt, seq, text, data, code, reason } = members;
     let Some(kind) = kind.optional_text("type")? else { return missing("type") };
     match &*kind {
         "hello" => Ok(FromClient::Hello { client_id: client_id.optional_text("client_id")? }),
         "resume" => {
             let Some(session) = session.optional_text("session")? else { return missing("session") };
-            Ok(FromClient::Resume { session, received: received.sequence("received", 0)? })
+            let received = received.sequence("received", 0)?;
+            let attempt = if attempt == Member::Absent { None } else { Some(attempt.sequence("attempt", 1)?) };
+            Ok(FromClient::Resume { session, received, attempt })
         }
         "heartbeat" => {
             let received = if received == Member::Absent { None } else { Some(received.sequence("received", 0)?) };
@@ -144,6 +146,7 @@ struct Members<'a> {
     client_id: Member<'a>,
     session: Member<'a>,
     received: Member<'a>,
+    attempt: Member<'a>,
     seq: Member<'a>,
     text: Member<'a>,
     data: Member<'a>,
@@ -169,6 +172,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
                         "client_id" => &mut members.client_id,
                         "session" => &mut members.session,
                         "received" => &mut members.received,
+                        "attempt" => &mut members.attempt,
                         "seq" => &mut members.seq,
                         "text" => &mut members.text,
                         "data" => &mut members.data,
@@ -404,7 +408,11 @@ mod tests {
             (r#" {"client_id":"a\u0062","type":"hello"} "#, FromClient::Hello { client_id: Some("ab".into()) }),
             (
                 r#"{"type":"resume","session":"s","received":7}"#,
-                FromClient::Resume { session: "s".into(), received: 7 },
+                FromClient::Resume { session: "s".into(), received: 7, attempt: None },
+            ),
+            (
+                r#"{"type":"resume","session":"s","received":7,"attempt":2}"#,
+                FromClient::Resume { session: "s".into(), received: 7, attempt: Some(2) },
             ),
             (r#"{"type":"heartbeat"}"#, FromClient::Heartbeat { received: None }),
             (r#"{"type":"heartbeat","received":0}"#, FromClient::Heartbeat { received: Some(0) }),
@@ -438,6 +446,7 @@ mod tests {
             (r#"{"type":"hello","client_id":{}}"#, "client_id is of the wrong type"),
             (r#"{"type":"resume","received":1}"#, "session is missing"),
             (r#"{"type":"resume","session":"x"}"#, "received is missing"),
+            (r#"{"type":"resume","session":"x","received":0,"attempt":0}"#, "attempt is out of its range"),
             (r#"{"type":"ack"}"#, "received is missing"),
             (r#"{"type":"ack","received":-1}"#, "received is out of its range"),
             (r#"{"type":"ack","received":1.5}"#, "received is out of its range"),

@@ -28,7 +28,7 @@ const ROOM_DEADLINE: Duration = Duration::from_secs(5);
 /// What the first frame wants.
 enum First {
     Hello(Option<ClientId>),
-    Resume(Secret, u64),
+    Resume { secret: Secret, received: u64, attempt: Option<u64> },
 }
 
 /// Takes a socket to a driver: a new one, or the one that holds its session.
@@ -49,9 +49,9 @@ pub(super) async fn run(host: Arc<Host>, mut socket: AnySocket, handshaken: Hand
                 Err(full) => host.refuse_reliable(socket, no_place(full)).await,
             }
         }
-        Ok(First::Resume(secret, received)) => {
+        Ok(First::Resume { secret, received, attempt }) => {
             let session = host.sessions.find(secret).filter(|session| may_resume(session, named));
-            resume(&host, session, socket, received, entry).await;
+            resume(&host, session, socket, (received, attempt), entry).await;
         }
         Err(reason) => {
             if matches!(reason, CloseReason::Violation(Violation::SessionUnknown, _)) {
@@ -98,7 +98,13 @@ async fn begin(host: Arc<Host>, socket: AnySocket, newcomer: Newcomer, limiter: 
     }
 }
 
-async fn resume(host: &Host, session: Option<Arc<Session<AnySocket>>>, socket: AnySocket, received: u64, entry: Entry) {
+async fn resume(
+    host: &Host,
+    session: Option<Arc<Session<AnySocket>>>,
+    socket: AnySocket,
+    (received, attempt): (u64, Option<u64>),
+    entry: Entry,
+) {
     let Some(session) = session else {
         host.metrics.resumes.of(Resume::Unknown).inc();
         return host.refuse_reliable(socket, unknown()).await;
@@ -111,7 +117,7 @@ async fn resume(host: &Host, session: Option<Arc<Session<AnySocket>>>, socket: A
         return host.refuse(socket, CloseReason::Overloaded).await;
     };
     // What is given back is given back before anything is waited for.
-    let (socket, reason) = match session.offer(Resuming { socket, received, rooms, entry }) {
+    let (socket, reason) = match session.offer(Resuming { socket, received, rooms, entry }, attempt) {
         Ok(None) => return,
         Ok(Some(Resuming { socket, .. })) => (socket, CloseReason::Replaced),
         Err(Resuming { socket, .. }) => (socket, unknown()),
@@ -177,8 +183,9 @@ fn meaning(text: &str, named: Option<&ClientId>, assign_ids: bool) -> Result<Fir
                 _ => Ok(First::Hello(chosen)),
             }
         }
-        FromClient::Resume { session, received } => {
-            Secret::parse(&session).map(|secret| First::Resume(secret, received)).ok_or_else(unknown)
+        FromClient::Resume { session, received, attempt } => {
+            let secret = Secret::parse(&session).ok_or_else(unknown)?;
+            Ok(First::Resume { secret, received, attempt })
         }
         _ => {
             let what = "UNEXPECTED: the first frame must be hello or resume";

@@ -211,15 +211,21 @@ impl Window {
         self.handed = self.acked;
     }
 
+    /// Whether a new socket's client may have so much only.
+    ///
+    /// # Errors
+    /// [`AckError::Behind`] if it has acknowledged more.
+    pub const fn may_attach(&self, received: u64) -> Result<(), AckError> {
+        if received < self.acked { Err(AckError::Behind { received, acked: self.acked }) } else { Ok(()) }
+    }
+
     /// Goes on with a new socket from what its client has.
     ///
     /// # Errors
     /// [`AckError`] if that cannot be.
     pub fn attach(&mut self, received: u64) -> Result<(u64, Flushed), AckError> {
+        self.may_attach(received)?;
         self.detach();
-        if received < self.acked {
-            return Err(AckError::Behind { received, acked: self.acked });
-        }
         let acked = self.ack(received)?;
         // At the end nothing is acknowledged any more, and yet nothing is sent that the client has.
         self.handed = self.handed.max(received);

@@ -43,6 +43,7 @@ BAD = [
     ({"type": "message", "seq": 1, "data": "AAE"}, "BAD_ENVELOPE"),
     ({"type": "bye", "code": 1001}, "BAD_ENVELOPE"),
     ({"type": "resume", "session": 1, "received": 0}, "BAD_ENVELOPE"),
+    ({"type": "resume", "session": "x", "received": 0, "attempt": 0}, "BAD_ENVELOPE"),
 ]
 
 

@@ -56,6 +56,15 @@ impl<S> Reliable<S> {
     }
 }
 
+/// What a client is told whose acknowledgement does not hold.
+pub(super) fn ack_violation(error: &AckError) -> CloseReason {
+    let violation = match error {
+        AckError::Ahead { .. } => Violation::AckAhead,
+        AckError::Behind { .. } => Violation::BadEnvelope,
+    };
+    CloseReason::Violation(violation, format!("{}: {error}", violation.as_str()).into())
+}
+
 impl<S: FrameSocket> Driver<S> {
     /// The same for a client of the reliable subprotocol. `spare` stands in for a socket while there is none.
     pub(in crate::connection) fn with_session(mut self, sessions: &Arc<Sessions<S>>, secret: Secret, spare: S) -> Self {
@@ -230,12 +239,7 @@ impl<S: FrameSocket> Driver<S> {
     }
 
     pub(super) fn note_ack(&self, acked: Result<(u64, Flushed), AckError>) -> Result<u64, CloseReason> {
-        let (news, flushed) = acked.map_err(|error| match error {
-            AckError::Ahead { .. } => CloseReason::Violation(Violation::AckAhead, format!("ACK_AHEAD: {error}").into()),
-            AckError::Behind { .. } => {
-                CloseReason::Violation(Violation::BadEnvelope, format!("BAD_ENVELOPE: {error}").into())
-            }
-        })?;
+        let (news, flushed) = acked.map_err(|error| ack_violation(&error))?;
         self.count_written(flushed.messages, flushed.bytes);
         self.host.metrics.sends.of(SendOutcome::Acked).inc_by(news);
         Ok(news)

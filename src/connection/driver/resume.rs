@@ -5,7 +5,8 @@ use std::task::{Context, Poll, ready};
 
 use super::super::deadline::Deadline;
 use super::super::sessions::Resuming;
-use super::super::{Entry, FrameSocket, greet};
+use super::super::{Entry, FrameSocket, closer, greet};
+use super::reliable::ack_violation;
 use super::{Driver, Phase};
 use crate::close::CloseReason;
 use crate::log::{BoxFuture, Slot};
@@ -25,7 +26,7 @@ impl<S: FrameSocket> Driver<S> {
     /// Whether the connection may outlive the loss of its socket.
     pub(super) fn may_be_resumed(&self, reason: &CloseReason) -> bool {
         let attached = matches!(self.phase, Phase::Open | Phase::Paused(_));
-        matches!(reason, CloseReason::Lost)
+        reason.leaves_session()
             && attached
             && self.reliable.is_some()
             && !self.host.settings.resume_window.is_zero()
@@ -33,11 +34,16 @@ impl<S: FrameSocket> Driver<S> {
             && !self.registration.registry().is_draining()
     }
 
-    /// The socket is lost: what was sent on it will be sent again, and what was taken from it and not submitted will come again.
-    pub(super) fn detach(&mut self) {
+    /// The socket is lost, or was closed by a client that means to resume: what was sent on it will be sent again, and what was taken from it
+    /// and not submitted will come again.
+    pub(super) fn detach(&mut self, reason: CloseReason) {
         self.roll_back();
         let Some(spare) = self.reliable.as_mut().and_then(|reliable| reliable.spare.take()) else { return };
-        drop(std::mem::replace(&mut self.socket, spare));
+        let old = std::mem::replace(&mut self.socket, spare);
+        if matches!(reason, CloseReason::ByClient(..)) {
+            // Its Close is still to be answered.
+            self.host.tasks.spawn(closer::close(old, reason));
+        }
         self.forget_socket();
         self.connection().set_detached(true);
         self.connection().set_paused(false);
@@ -91,7 +97,15 @@ impl<S: FrameSocket> Driver<S> {
     pub(super) fn go_on(&mut self) -> Result<(), CloseReason> {
         let Some(resuming) = self.reliable.as_ref().and_then(|reliable| reliable.held.take()) else { return Ok(()) };
         let Resuming { socket, received, rooms, entry } = resuming;
+        let behind = self.connection().reliable().and_then(|reliable| reliable.window().may_attach(received).err());
+        if let Some(behind) = behind {
+            // Somebody who is not where this client is; the session is not harmed by it.
+            self.host.metrics.resumes.of(Resume::Refused).inc();
+            self.turn_away(socket, ack_violation(&behind));
+            return Ok(());
+        }
         if !self.registration.resume(rooms) {
+            self.host.metrics.resumes.of(Resume::Unknown).inc();
             self.turn_away(socket, greet::unknown());
             return Ok(());
         }
@@ -117,7 +131,6 @@ impl<S: FrameSocket> Driver<S> {
             }
         }
         self.forget_socket();
-        self.connection().set_detached(false);
         self.connection().set_paused(false);
         self.host.metrics.resumes.of(Resume::Resumed).inc();
         let attached = self.connection().reliable().map(|reliable| reliable.window().attach(received));
@@ -132,6 +145,7 @@ impl<S: FrameSocket> Driver<S> {
     pub(super) fn end_session(&mut self) {
         let waiting = self.reliable.as_ref().and_then(|reliable| reliable.held.end());
         if let Some(Resuming { socket, .. }) = waiting {
+            self.host.metrics.resumes.of(Resume::Unknown).inc();
             self.turn_away(socket, greet::unknown());
         }
         self.connection().set_detached(false);
@@ -139,7 +153,6 @@ impl<S: FrameSocket> Driver<S> {
 
     /// Tells a socket in the background why it cannot go on; its place is given back at once, as its time is short.
     fn turn_away(&self, socket: S, reason: CloseReason) {
-        self.host.metrics.resumes.of(Resume::Unknown).inc();
         let host = Arc::clone(&self.host);
         self.host.tasks.spawn(async move { host.refuse_reliable(socket, reason).await });
     }
