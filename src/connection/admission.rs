@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// The most places of [`Admissions`] for handshakes that may go on with a session, which has a place already.
-const MOST_PROVISIONAL: usize = 1_024;
+pub const MOST_PROVISIONAL: usize = 256;
 
 /// Hands out the places for connections.
 pub struct Admissions {

@@ -366,6 +366,7 @@ impl<S: FrameSocket> Driver<S> {
                 match meaning(checked) {
                     Meaning::Heartbeat(_) => {
                         self.speaks_text = true;
+                        self.limit_padding(text.len())?;
                         self.take_heartbeat(Beat::TextIn, true)
                     }
                     Meaning::Close => Err(CloseReason::EmptyText),
@@ -406,6 +407,12 @@ impl<S: FrameSocket> Driver<S> {
         let settings = &self.host.settings;
         let now = self.clock().uptime();
         self.limiter.message(settings.rates, settings.max_message, bytes, now).map_err(CloseReason::RateLimited)
+    }
+
+    fn limit_padding(&mut self, bytes: usize) -> Result<(), CloseReason> {
+        let settings = &self.host.settings;
+        let now = self.clock().uptime();
+        self.limiter.padding(settings.rates, settings.max_message, bytes, now).map_err(CloseReason::RateLimited)
     }
 
     /// Hands a message to the log, and stops reading while that is behind.

@@ -14,6 +14,7 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 use crate::close::{CloseReason, Violation};
 use crate::event::Payload;
+use crate::heartbeat::Cadence;
 
 /// The greatest sequence number: the greatest integer that JavaScript counts to without a slip.
 pub(super) const MAX_SEQUENCE: u64 = (1 << 53) - 1;
@@ -283,8 +284,8 @@ pub(super) struct Hello<'a> {
 pub(super) enum FromServer<'a> {
     /// The session begins or goes on.
     Hello(Hello<'a>),
-    /// Is alive, and has everything up to this.
-    Heartbeat(u64),
+    /// Is alive, and has everything up to this; with the heartbeat settings if they have changed.
+    Heartbeat(u64, Option<Cadence>),
     /// Something from a backend.
     Message { sequence: u64, id: Option<&'a str>, payload: &'a Payload },
     /// Has everything up to this.
@@ -316,9 +317,13 @@ impl Serialize for FromServer<'_> {
                 map.serialize_entry("messages_per_second", &hello.messages_per_second)?;
                 map.serialize_entry("bytes_per_second", &hello.bytes_per_second)?;
             }
-            Self::Heartbeat(received) => {
+            Self::Heartbeat(received, retuned) => {
                 map.serialize_entry("type", "heartbeat")?;
                 map.serialize_entry("received", received)?;
+                if let Some(cadence) = retuned {
+                    map.serialize_entry("heartbeat_interval_ms", &cadence.interval)?;
+                    map.serialize_entry("heartbeat_timeout_ms", &cadence.timeout)?;
+                }
             }
             Self::Message { sequence, id, payload } => {
                 map.serialize_entry("type", "message")?;
@@ -479,7 +484,7 @@ mod tests {
         let message = FromServer::Message { sequence: 5, id: None, payload: &payload };
         assert_eq!(value(message), json!({"type": "message", "seq": 5, "text": "\u{2028}\n\""}));
         assert_eq!(value(FromServer::Ack(1)), json!({"type": "ack", "received": 1}));
-        assert_eq!(value(FromServer::Heartbeat(0)), json!({"type": "heartbeat", "received": 0}));
+        assert_eq!(value(FromServer::Heartbeat(0, None)), json!({"type": "heartbeat", "received": 0}));
     }
 
     #[test]

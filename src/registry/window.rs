@@ -124,7 +124,7 @@ impl Window {
                 true => usize::MAX,
                 false => Self::MAX_BYTES.saturating_sub(self.bytes),
             };
-            let (frame, late) = if full { (None, 0) } else { outbox.pop_fitting(now, room) };
+            let (frame, late) = if full { (None, outbox.drop_late(now)) } else { outbox.pop_fitting(now, room) };
             expired = late;
             let Some(Frame { payload, id, receipt, acked, .. }) = frame else { return (None, expired) };
             self.bytes += payload.len();
@@ -236,9 +236,13 @@ impl Window {
     pub(super) fn close(&mut self, outbox: &Outbox) -> Unacked {
         self.closed = true;
         let mut unacked = Unacked::default();
+        let mut bytes = 0;
         let mut note = |id: &Option<Arc<str>>| {
             unacked.count += 1;
-            if let Some(id) = id.as_deref().filter(|_| unacked.ids.len() < Unacked::MAX_IDS) {
+            let Some(id) = id.as_deref() else { return };
+            // The first that does not fit is the end of them.
+            bytes += id.len();
+            if unacked.ids.len() < Unacked::MAX_IDS && bytes <= Unacked::MAX_ID_BYTES {
                 unacked.ids.push(id.into());
             }
         };
@@ -339,6 +343,18 @@ mod tests {
         assert_eq!(window.flushed().messages, 140);
         assert!(receipts.iter_mut().all(|(written, _)| written.try_recv() == Ok(Written::Yes)));
         assert!(window.messages.is_empty());
+    }
+
+    #[tokio::test]
+    async fn long_ids_are_told_as_far_as_they_fit_and_without_a_gap() {
+        let (mut window, outbox) = (Window::default(), Outbox::default());
+        for length in [2_000, 40, 20, 1] {
+            let id = Some("x".repeat(length).into());
+            let frame = Frame { payload: Payload::Binary("".into()), id, receipt: None, acked: None, deadline: None };
+            outbox.push(frame, LIMITS).expect("room");
+        }
+        let unacked = window.close(&outbox);
+        assert_eq!((unacked.count, unacked.ids.len(), unacked.bytes()), (4, 2, 2_040));
     }
 
     #[tokio::test]

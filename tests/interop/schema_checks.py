@@ -109,7 +109,7 @@ def _session(binary: Path, server: Server, schemas: dict[str, Draft202012Validat
             client.hear("message")
     with _socket(server) as socket:
         client = Recorded(socket, schemas)
-        client.say({"type": "resume", "session": hello["session"], "received": 1})
+        client.say({"type": "resume", "session": hello["session"], "received": 1, "attempt": 1})
         equal(client.hear("hello")["resumed"], True, "resumed")
         equal(client.hear("message")["text"], "two", "what comes again")
         client.say({"type": "ack", "received": 2})

@@ -11,6 +11,7 @@ use super::{Driver, Phase, WRITE_BURST};
 use crate::close::{CloseReason, Violation};
 use crate::connection::FrameSocket;
 use crate::event::Payload;
+use crate::heartbeat::Cadence;
 use crate::metrics::{Beat, SendOutcome};
 use crate::registry::{AckError, Flushed, Window, signal};
 
@@ -23,6 +24,8 @@ pub(super) struct Reliable<S> {
     pub(super) received: u64,
     /// What the client was last told that the server has.
     told: u64,
+    /// The heartbeat settings that the client was last told.
+    told_cadence: Cadence,
     /// A `hello` is to be sent; whether it is one of a session that goes on.
     greeting: Option<bool>,
     /// Heartbeats to be sent: answers, and the server's own. A client that does not take them is bounded by its rate, and each costs this count only.
@@ -74,6 +77,7 @@ impl<S: FrameSocket> Driver<S> {
             spare: Some(spare),
             received: 0,
             told: 0,
+            told_cadence: self.connection().cadence(),
             greeting: Some(false),
             owed_beats: 0,
             ack_again: false,
@@ -96,6 +100,7 @@ impl<S: FrameSocket> Driver<S> {
             || reliable.ack_again
             || reliable.made_room
             || self.committed() > reliable.told
+            || self.connection().cadence() != reliable.told_cadence
     }
 
     /// Another heartbeat is owed.
@@ -114,6 +119,7 @@ impl<S: FrameSocket> Driver<S> {
             reliable.told = committed;
             reliable.ack_again = false;
             let (settings, cadence, info) = (&self.host.settings, connection.cadence(), connection.info());
+            reliable.told_cadence = cadence;
             let hello = Hello {
                 session: &reliable.held.secret().to_string(),
                 client_id: info.client_id.as_str(),
@@ -131,12 +137,15 @@ impl<S: FrameSocket> Driver<S> {
             };
             return Some(FromServer::Hello(hello).to_frame());
         }
-        if reliable.owed_beats > 0 {
-            reliable.owed_beats -= 1;
+        let cadence = connection.cadence();
+        let retuned = (cadence != reliable.told_cadence).then_some(cadence);
+        if reliable.owed_beats > 0 || retuned.is_some() {
+            reliable.owed_beats = reliable.owed_beats.saturating_sub(1);
+            reliable.told_cadence = cadence;
             reliable.told = committed;
             reliable.ack_again = false;
             self.host.metrics.heartbeats.of(Beat::TextOut).inc();
-            return Some(FromServer::Heartbeat(committed).to_frame());
+            return Some(FromServer::Heartbeat(committed, retuned).to_frame());
         }
         if committed > reliable.told || reliable.ack_again {
             reliable.told = committed;
@@ -183,7 +192,11 @@ impl<S: FrameSocket> Driver<S> {
 
     /// What an envelope means.
     pub(super) fn take_envelope(&mut self, text: &str) -> Result<(), CloseReason> {
-        match envelope::parse(text)? {
+        let envelope = envelope::parse(text)?;
+        if !matches!(envelope, FromClient::Message { .. }) {
+            self.limit_padding(text.len())?;
+        }
+        match envelope {
             FromClient::Heartbeat { received } => {
                 self.take_heartbeat(Beat::TextIn, true)?;
                 if let Some(received) = received {

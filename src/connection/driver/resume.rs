@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use tokio::time::Instant;
+
 use super::super::deadline::Deadline;
 use super::super::sessions::Resuming;
 use super::super::{Entry, FrameSocket, closer, greet};
@@ -10,7 +12,7 @@ use super::reliable::ack_violation;
 use super::{Driver, Phase};
 use crate::close::CloseReason;
 use crate::log::{BoxFuture, Slot};
-use crate::metrics::{Inside, Resume};
+use crate::metrics::{Inside, Resume, SendOutcome};
 use crate::registry::signal;
 
 /// A connection without a socket.
@@ -89,8 +91,17 @@ impl<S: FrameSocket> Driver<S> {
             detached.room = None;
             self.registration.suspend(room);
         }
-        ready!(detached.deadline.poll(self.registration.registry().clock(), context));
-        Poll::Ready(Err(CloseReason::Lost))
+        let late = self.registration.connection().outbox.drop_late(Instant::now());
+        self.host.metrics.sends.of(SendOutcome::Dropped).inc_by(late);
+        let registry = self.registration.registry();
+        loop {
+            ready!(detached.deadline.poll(registry.clock(), context));
+            if registry.log().budget().is_open() {
+                return Poll::Ready(Err(CloseReason::Lost));
+            }
+            // While the log fails no resume can be told, and so none is late.
+            detached.deadline = Deadline::after(self.host.settings.resume_window, registry.clock());
+        }
     }
 
     /// Goes on with the socket that a resume has brought, if there is one; whatever becomes of the old one.

@@ -63,7 +63,7 @@ fn written(meant: &FromClient<'_>) -> String {
         }
         FromClient::Heartbeat { received: None } => json!({"type": "heartbeat"}).to_string(),
         // The rest looks the same from either side.
-        FromClient::Heartbeat { received: Some(received) } => server(FromServer::Heartbeat(*received)),
+        FromClient::Heartbeat { received: Some(received) } => server(FromServer::Heartbeat(*received, None)),
         FromClient::Message { sequence, payload } => {
             server(FromServer::Message { sequence: *sequence, id: None, payload })
         }

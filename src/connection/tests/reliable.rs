@@ -59,6 +59,36 @@ async fn a_newcomer_that_is_not_committed_in_time_is_not_greeted() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_client_is_told_at_once_when_its_heartbeat_settings_change() {
+    let world = World::new(quiet);
+    let mut speaker = world.speaker("a").await;
+    world.registry.update_heartbeat(&target("a"), Some(1_000), Some(5_000), None).await.expect("retuned");
+    let told =
+        json!({"type": "heartbeat", "received": 0, "heartbeat_interval_ms": 1_000, "heartbeat_timeout_ms": 5_000});
+    assert_eq!(speaker.hears().await, told);
+    speaker.say(json!({"type": "heartbeat"})).await;
+    assert_eq!(speaker.hears().await, json!({"type": "heartbeat", "received": 0}), "once");
+    speaker.client.close(1000, "").await;
+    world.rests().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn padded_heartbeats_and_acknowledgements_count_as_bytes() {
+    for kind in ["heartbeat", "ack"] {
+        let world = World::new(quiet);
+        let mut speaker = world.speaker("a").await;
+        let padded = json!({"type": kind, "received": 0, "x": "x".repeat(60_000)});
+        // Half a megabyte may come at once.
+        for _ in 0..10 {
+            speaker.say(padded.clone()).await;
+        }
+        let (_, close) = speaker.hears_out().await;
+        assert_eq!(close, Some((4429, "Rate limited: bytes".into())), "{kind}");
+        world.rests().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_follows_the_last_word_and_the_close() {
     let mut world = World::new(quiet);
     let (ours, theirs) = duplex(PIPE);

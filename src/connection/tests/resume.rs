@@ -450,6 +450,40 @@ async fn a_full_node_lets_its_sessions_go_on_and_nobody_else_in() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn while_the_log_fails_no_window_runs_out() {
+    let world = World::new(|_| {});
+    let mut speaker = world.speaker("a").await;
+    loses_its_socket(&mut speaker).await;
+    world.log.budget().set_open(false);
+    pass(100 * SECOND).await;
+    assert_eq!(world.told().await, ["a connected", "a lost its socket"]);
+    world.log.budget().set_open(true);
+    speaker = world.resumed(&speaker).await;
+    loses_its_socket(&mut speaker).await;
+    pass(31 * SECOND).await;
+    assert_eq!(world.told().await.last().map(String::as_str), Some(GONE));
+    world.rests().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_expires_without_a_socket_is_told_and_leaves_its_place_to_others() {
+    let world = World::new(|options| options.registry.outbox.frames = 1);
+    let mut speaker = world.speaker("a").await;
+    loses_its_socket(&mut speaker).await;
+    let late = Outgoing { deadline: Some(Instant::now() + SECOND), ..World::outgoing("a", "late") };
+    let late = world.dispatch.accept(&late).expect("room");
+    assert_eq!(world.send("a", "too early").err(), Some(SendError::OutboxFull));
+    pass(2 * SECOND).await;
+    world.send("a", "in its place").expect("room");
+    assert_eq!(world.dispatch.settle(late, SECOND).await, Err(SendError::Expired));
+    let mut again = world.resumed(&speaker).await;
+    assert_eq!(again.hears_message().await, "in its place");
+    assert_eq!(world.host.metrics.sends.of(crate::metrics::SendOutcome::Dropped).get(), 1);
+    again.client.close(1000, "").await;
+    world.rests().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_message_that_waits_for_room_in_the_log_when_the_socket_is_lost_comes_again() {
     let world = World::new(|options| options.connection.server_beat = ServerBeat::Off);
     let mut speaker = world.speaker("a").await;
