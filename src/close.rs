@@ -102,6 +102,8 @@ pub enum Excess {
     Fragments,
     /// Takeovers of one client id.
     Takeovers,
+    /// Connections from one address.
+    Connections,
 }
 
 /// How a client broke the reliable subprotocol; each is a `code` of its `error` envelope.
@@ -211,6 +213,9 @@ pub enum CloseReason {
     Internal,
 }
 
+/// The code of a client's Close that leaves its session of the reliable subprotocol to be resumed: a browser can end a socket in no other way.
+pub const GOING_TO_RESUME: u16 = 4499;
+
 impl CloseReason {
     /// The cause for the `Disconnected` event.
     #[must_use]
@@ -279,6 +284,7 @@ impl CloseReason {
             Self::RateLimited(Excess::ControlFrames) => "Rate limited: heartbeats and control frames".into(),
             Self::RateLimited(Excess::Fragments) => "Rate limited: fragments".into(),
             Self::RateLimited(Excess::Takeovers) => "Rate limited: takeovers of this client id".into(),
+            Self::RateLimited(Excess::Connections) => "Rate limited: connections from this address".into(),
             Self::Protocol => "Protocol error".into(),
             Self::BadUtf8 => "Text is not UTF-8".into(),
             Self::TooBig => "Message too big".into(),
@@ -301,6 +307,12 @@ impl CloseReason {
             1011 | 1013 | 4410 | 4429 => Reconnect::BackingOff,
             _ => Reconnect::No,
         }
+    }
+
+    /// Whether it is the end of a socket only, where a session may be resumed on another.
+    #[must_use]
+    pub const fn leaves_session(&self) -> bool {
+        matches!(self, Self::Lost | Self::ByClient(Some(GOING_TO_RESUME), _))
     }
 
     /// Whether a Close is to be sent: not when the socket is gone, nor when the client's own is being answered.
@@ -348,6 +360,7 @@ mod tests {
             R::RateLimited(Excess::ControlFrames),
             R::RateLimited(Excess::Fragments),
             R::RateLimited(Excess::Takeovers),
+            R::RateLimited(Excess::Connections),
             R::Protocol,
             R::BadUtf8,
             R::TooBig,

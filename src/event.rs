@@ -236,7 +236,7 @@ pub struct Disconnected {
 /// Messages that a client which acknowledges has not acknowledged.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unacked {
-    /// The ids of those that have one, oldest first; at most [`Unacked::MAX_IDS`].
+    /// The ids of those that have one, oldest first; at most [`Unacked::MAX_IDS`] and [`Unacked::MAX_ID_BYTES`].
     pub ids: Vec<Box<str>>,
     /// How many there are, also beyond the ids.
     pub count: u64,
@@ -245,6 +245,14 @@ pub struct Unacked {
 impl Unacked {
     /// The most ids that an event carries.
     pub const MAX_IDS: usize = 100;
+    /// The most bytes of them.
+    pub const MAX_ID_BYTES: usize = 2 * 1024;
+
+    /// The bytes of the ids.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.ids.iter().map(|id| id.len()).sum()
+    }
 }
 
 /// What the owner of a connection observed and nobody logged.
@@ -321,6 +329,15 @@ impl EventKind {
         match self {
             Self::MessageReceived(payload) => payload.len(),
             _ => 0,
+        }
+    }
+
+    /// The bytes of it that vary from event to event of its kind.
+    #[must_use]
+    pub fn varying_len(&self) -> usize {
+        match self {
+            Self::Disconnected(end) => end.unacked.bytes(),
+            _ => self.payload_len(),
         }
     }
 

@@ -205,11 +205,17 @@ pub enum Resume {
     Unknown,
     /// The log had no room for it in time.
     Overloaded,
+    /// It says that it has less than it acknowledged; the session stands.
+    Refused,
 }
 
 impl Resume {
-    const ALL: [(Self, &'static str); 3] =
-        [(Self::Resumed, "resumed"), (Self::Unknown, "unknown"), (Self::Overloaded, "overloaded")];
+    const ALL: [(Self, &'static str); 4] = [
+        (Self::Resumed, "resumed"),
+        (Self::Unknown, "unknown"),
+        (Self::Overloaded, "overloaded"),
+        (Self::Refused, "refused"),
+    ];
 }
 
 /// How many of something there are now.

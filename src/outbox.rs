@@ -61,6 +61,8 @@ struct Queue {
     closed: bool,
     /// Stored messages come first: anything else is refused as if it were full.
     held: bool,
+    /// Dropped because they were late, and not counted yet by who pops.
+    expired: u32,
 }
 
 impl Outbox {
@@ -104,30 +106,26 @@ impl Outbox {
     /// The same, but a frame with a payload of more bytes than `room` stays where it is, and so does what is behind it.
     pub fn pop_fitting(&self, now: Instant, room: usize) -> (Option<Frame>, u64) {
         let mut queue = self.queue();
-        let mut expired = 0;
-        loop {
-            let in_time = |frame: &Frame| frame.deadline.is_none_or(|deadline| deadline > now);
-            if queue.frames.front().is_some_and(|frame| frame.payload.len() > room && in_time(frame)) {
-                return (None, expired);
-            }
-            let frame = queue.frames.pop_front();
-            if let Some(frame) = &frame {
-                queue.bytes -= frame.payload.len();
-            }
-            if queue.frames.is_empty() {
-                queue.frames = VecDeque::new();
-            }
-            match frame {
-                Some(Frame { deadline: Some(deadline), receipt, .. }) if deadline <= now => {
-                    expired += 1;
-                    if let Some(receipt) = receipt {
-                        // The caller may have left at its deadline.
-                        let _ = receipt.send(Written::Expired);
-                    }
-                }
-                frame => return (frame, expired),
-            }
+        queue.drop_late(now);
+        let expired = u64::from(std::mem::take(&mut queue.expired));
+        if queue.frames.front().is_some_and(|frame| frame.payload.len() > room) {
+            return (None, expired);
         }
+        let frame = queue.frames.pop_front();
+        if let Some(frame) = &frame {
+            queue.bytes -= frame.payload.len();
+        }
+        if queue.frames.is_empty() {
+            queue.frames = VecDeque::new();
+        }
+        (frame, expired)
+    }
+
+    /// Drops frames at the front whose deadline has passed and tells them so, where nothing can be written for now. Answers how many were.
+    pub fn drop_late(&self, now: Instant) -> u64 {
+        let mut queue = self.queue();
+        queue.drop_late(now);
+        u64::from(std::mem::take(&mut queue.expired))
     }
 
     /// Accepts no more; what is in it may still be written.
@@ -139,7 +137,7 @@ impl Outbox {
     pub fn clear(&self) -> usize {
         let mut queue = self.queue();
         queue.bytes = 0;
-        std::mem::take(&mut queue.frames).len()
+        std::mem::take(&mut queue.frames).len() + std::mem::take(&mut queue.expired) as usize
     }
 
     /// Looks at what waits, oldest first.
@@ -160,13 +158,32 @@ impl Queue {
         if self.closed {
             return Err((Refused::Closed, frame));
         }
-        let bytes = self.bytes + frame.payload.len();
-        if self.frames.len() >= limits.frames || bytes > limits.bytes {
-            return Err((Refused::Full, frame));
+        if !self.has_room(&frame, limits) {
+            // What is late keeps nobody out, whether anything is written meanwhile or not.
+            self.drop_late(Instant::now());
+            if !self.has_room(&frame, limits) {
+                return Err((Refused::Full, frame));
+            }
         }
-        self.bytes = bytes;
+        self.bytes += frame.payload.len();
         self.frames.push_back(frame);
         Ok(())
+    }
+
+    fn has_room(&self, frame: &Frame, limits: OutboxLimits) -> bool {
+        self.frames.len() < limits.frames && self.bytes + frame.payload.len() <= limits.bytes
+    }
+
+    fn drop_late(&mut self, now: Instant) {
+        let late = |frame: &mut Frame| frame.deadline.is_some_and(|deadline| deadline <= now);
+        while let Some(frame) = self.frames.pop_front_if(late) {
+            self.bytes -= frame.payload.len();
+            self.expired += 1;
+            if let Some(receipt) = frame.receipt {
+                // The caller may have left at its deadline.
+                let _ = receipt.send(Written::Expired);
+            }
+        }
     }
 }
 
@@ -205,6 +222,22 @@ mod tests {
         assert!(matches!(outbox.pop_fitting(Instant::now(), 3), (None, 1)));
         assert_eq!(outbox.depth(), (1, 4));
         assert!(outbox.pop_fitting(Instant::now(), 4).0.is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_late_keeps_nobody_out_though_nothing_is_written() {
+        let outbox = Outbox::default();
+        let deadline = Some(Instant::now() + Duration::from_secs(1));
+        let (receipt, mut told) = oneshot::channel();
+        outbox.push(Frame { deadline, receipt: Some(receipt), ..frame(5) }, LIMITS).expect("room");
+        outbox.push(frame(5), LIMITS).expect("room");
+        assert_eq!(outbox.push(frame(0), LIMITS), Err(Refused::Full));
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(outbox.push(frame(5), LIMITS), Ok(()));
+        assert_eq!(told.try_recv(), Ok(Written::Expired));
+        assert_eq!(outbox.depth(), (2, 10));
+        assert!(matches!(outbox.pop(Instant::now()), (Some(_), 1)), "it is counted, and once");
+        assert!(matches!(outbox.pop(Instant::now()), (Some(_), 0)));
     }
 
     #[tokio::test]

@@ -1,14 +1,14 @@
 //! The descriptor limit: raised as far as the system lets us, and what that leaves for connections.
 
-use crate::{admin, grpc};
+use crate::{admin, connection, grpc};
 
 /// Descriptors kept for listeners, the runtime and files.
 const OWN: usize = 128;
 
 /// Raises the soft limit of open files to the hard one, and answers how many of `wanted` connections fit under it beside handshakes under way,
-/// backends and admin: otherwise clients could take the last descriptor, and with it the control plane.
+/// sockets that may go on with a session, backends and admin: otherwise clients could take the last descriptor, and with it the control plane.
 pub(super) fn usable_connections(wanted: usize, handshakes: usize) -> usize {
-    let kept = OWN + handshakes + grpc::MAX_CONNECTIONS + admin::MAX_CONNECTIONS;
+    let kept = OWN + handshakes + connection::MOST_PROVISIONAL + grpc::MAX_CONNECTIONS + admin::MAX_CONNECTIONS;
     match rlimit::increase_nofile_limit(u64::MAX) {
         Ok(limit) => clamp(wanted, kept, limit),
         Err(error) => {

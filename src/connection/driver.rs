@@ -37,6 +37,9 @@ use crate::registry::{Connection, Registration, signal};
 /// Frames handled at one go before others get their turn.
 const READ_BURST: usize = 32;
 
+/// Frames read from a socket that cannot be written to any more, to find its client's Close.
+const LAST_WORDS: usize = 10 * READ_BURST;
+
 /// Bytes gathered for one write.
 const WRITE_BURST: usize = 16 * 1024;
 
@@ -141,6 +144,7 @@ impl<S: FrameSocket> Driver<S> {
             self.drop_outbox();
         }
         self.end_session();
+        self.drop_greeting();
         self.connection().set_paused(false);
         self.pinged.give_up();
         // From here on the deadline of the Close is the only one.
@@ -300,13 +304,23 @@ impl<S: FrameSocket> Driver<S> {
 
     /// Why a connection ends that failed to be written to. What its client said before it went may still wait to be read, its Close too.
     fn last_words(&mut self, reason: CloseReason, context: &mut Context<'_>) -> CloseReason {
-        if !matches!((&reason, &self.phase), (CloseReason::Lost, Phase::Open)) {
+        if reason != CloseReason::Lost || !matches!(self.phase, Phase::Open | Phase::Paused(_)) {
             return reason;
         }
-        match self.poll_read(context) {
-            Poll::Ready(Err(said)) => said,
-            _ => reason,
+        for _ in 0..LAST_WORDS / READ_BURST {
+            if let Poll::Ready(Err(said)) = self.poll_read(context) {
+                return said;
+            }
         }
+        // Messages that the log has no room for are lost with the socket; a Close behind them is not.
+        for _ in 0..LAST_WORDS {
+            match self.socket.poll_read(context) {
+                Poll::Ready(Ok(Inbound::Close(close))) => return closed_by_client(close),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(_)) | Poll::Pending => break,
+            }
+        }
+        reason
     }
 
     fn heard(&mut self) {
@@ -352,6 +366,7 @@ impl<S: FrameSocket> Driver<S> {
                 match meaning(checked) {
                     Meaning::Heartbeat(_) => {
                         self.speaks_text = true;
+                        self.limit_padding(text.len())?;
                         self.take_heartbeat(Beat::TextIn, true)
                     }
                     Meaning::Close => Err(CloseReason::EmptyText),
@@ -392,6 +407,12 @@ impl<S: FrameSocket> Driver<S> {
         let settings = &self.host.settings;
         let now = self.clock().uptime();
         self.limiter.message(settings.rates, settings.max_message, bytes, now).map_err(CloseReason::RateLimited)
+    }
+
+    fn limit_padding(&mut self, bytes: usize) -> Result<(), CloseReason> {
+        let settings = &self.host.settings;
+        let now = self.clock().uptime();
+        self.limiter.padding(settings.rates, settings.max_message, bytes, now).map_err(CloseReason::RateLimited)
     }
 
     /// Hands a message to the log, and stops reading while that is behind.
@@ -482,7 +503,8 @@ impl<S: FrameSocket> Driver<S> {
         if closing.0.is_late(context) {
             return Poll::Ready(());
         }
-        if closing.1.flushes_outbox() || self.is_in_flight() {
+        let bid_farewell = self.reliable.as_ref().is_some_and(|reliable| reliable.bid_farewell);
+        if !bid_farewell && (closing.1.flushes_outbox() || self.is_in_flight()) {
             // What was accepted before the end goes out before the Close; a socket that fails here has nothing to close.
             if ready!(self.poll_write(context)).is_err() {
                 return Poll::Ready(());
@@ -507,7 +529,7 @@ impl<S: FrameSocket> Future for Driver<S> {
             loop {
                 match ready!(this.poll_open(context)) {
                     Ok(()) => break,
-                    Err(reason) if this.may_be_resumed(&reason) => this.detach(),
+                    Err(reason) if this.may_be_resumed(&reason) => this.detach(reason),
                     Err(reason) => {
                         this.end(reason);
                         break;

@@ -14,6 +14,7 @@ use serde::ser::{Serialize, SerializeMap as _, Serializer};
 
 use crate::close::{CloseReason, Violation};
 use crate::event::Payload;
+use crate::heartbeat::Cadence;
 
 /// The greatest sequence number: the greatest integer that JavaScript counts to without a slip.
 pub(super) const MAX_SEQUENCE: u64 = (1 << 53) - 1;
@@ -27,7 +28,7 @@ pub(super) enum FromClient<'a> {
     /// Begins a session.
     Hello { client_id: Option<Cow<'a, str>> },
     /// Goes on with one.
-    Resume { session: Cow<'a, str>, received: u64 },
+    Resume { session: Cow<'a, str>, received: u64, attempt: Option<u64> },
     /// Is alive.
     Heartbeat { received: Option<u64> },
     /// Something for the backends.
@@ -48,13 +49,15 @@ pub(super) fn parse(text: &str) -> Result<FromClient<'_>, CloseReason> {
     let Ok(members) = serde_json::from_str::<Members<'_>>(text) else {
         return wrong(Violation::BadJson, "BAD_JSON: the text is not one JSON object");
     };
-    let Members { kind, client_id, session, received, seq, text, data, code, reason } = members;
+    let Members { kind, client_id, session, received, attempt, seq, text, data, code, reason } = members;
     let Some(kind) = kind.optional_text("type")? else { return missing("type") };
     match &*kind {
         "hello" => Ok(FromClient::Hello { client_id: client_id.optional_text("client_id")? }),
         "resume" => {
             let Some(session) = session.optional_text("session")? else { return missing("session") };
-            Ok(FromClient::Resume { session, received: received.sequence("received", 0)? })
+            let received = received.sequence("received", 0)?;
+            let attempt = if attempt == Member::Absent { None } else { Some(attempt.sequence("attempt", 1)?) };
+            Ok(FromClient::Resume { session, received, attempt })
         }
         "heartbeat" => {
             let received = if received == Member::Absent { None } else { Some(received.sequence("received", 0)?) };
@@ -144,6 +147,7 @@ struct Members<'a> {
     client_id: Member<'a>,
     session: Member<'a>,
     received: Member<'a>,
+    attempt: Member<'a>,
     seq: Member<'a>,
     text: Member<'a>,
     data: Member<'a>,
@@ -169,6 +173,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Members<'a> {
                         "client_id" => &mut members.client_id,
                         "session" => &mut members.session,
                         "received" => &mut members.received,
+                        "attempt" => &mut members.attempt,
                         "seq" => &mut members.seq,
                         "text" => &mut members.text,
                         "data" => &mut members.data,
@@ -279,8 +284,8 @@ pub(super) struct Hello<'a> {
 pub(super) enum FromServer<'a> {
     /// The session begins or goes on.
     Hello(Hello<'a>),
-    /// Is alive, and has everything up to this.
-    Heartbeat(u64),
+    /// Is alive, and has everything up to this; with the heartbeat settings if they have changed.
+    Heartbeat(u64, Option<Cadence>),
     /// Something from a backend.
     Message { sequence: u64, id: Option<&'a str>, payload: &'a Payload },
     /// Has everything up to this.
@@ -312,9 +317,13 @@ impl Serialize for FromServer<'_> {
                 map.serialize_entry("messages_per_second", &hello.messages_per_second)?;
                 map.serialize_entry("bytes_per_second", &hello.bytes_per_second)?;
             }
-            Self::Heartbeat(received) => {
+            Self::Heartbeat(received, retuned) => {
                 map.serialize_entry("type", "heartbeat")?;
                 map.serialize_entry("received", received)?;
+                if let Some(cadence) = retuned {
+                    map.serialize_entry("heartbeat_interval_ms", &cadence.interval)?;
+                    map.serialize_entry("heartbeat_timeout_ms", &cadence.timeout)?;
+                }
             }
             Self::Message { sequence, id, payload } => {
                 map.serialize_entry("type", "message")?;
@@ -404,7 +413,11 @@ mod tests {
             (r#" {"client_id":"a\u0062","type":"hello"} "#, FromClient::Hello { client_id: Some("ab".into()) }),
             (
                 r#"{"type":"resume","session":"s","received":7}"#,
-                FromClient::Resume { session: "s".into(), received: 7 },
+                FromClient::Resume { session: "s".into(), received: 7, attempt: None },
+            ),
+            (
+                r#"{"type":"resume","session":"s","received":7,"attempt":2}"#,
+                FromClient::Resume { session: "s".into(), received: 7, attempt: Some(2) },
             ),
             (r#"{"type":"heartbeat"}"#, FromClient::Heartbeat { received: None }),
             (r#"{"type":"heartbeat","received":0}"#, FromClient::Heartbeat { received: Some(0) }),
@@ -438,6 +451,7 @@ mod tests {
             (r#"{"type":"hello","client_id":{}}"#, "client_id is of the wrong type"),
             (r#"{"type":"resume","received":1}"#, "session is missing"),
             (r#"{"type":"resume","session":"x"}"#, "received is missing"),
+            (r#"{"type":"resume","session":"x","received":0,"attempt":0}"#, "attempt is out of its range"),
             (r#"{"type":"ack"}"#, "received is missing"),
             (r#"{"type":"ack","received":-1}"#, "received is out of its range"),
             (r#"{"type":"ack","received":1.5}"#, "received is out of its range"),
@@ -470,7 +484,7 @@ mod tests {
         let message = FromServer::Message { sequence: 5, id: None, payload: &payload };
         assert_eq!(value(message), json!({"type": "message", "seq": 5, "text": "\u{2028}\n\""}));
         assert_eq!(value(FromServer::Ack(1)), json!({"type": "ack", "received": 1}));
-        assert_eq!(value(FromServer::Heartbeat(0)), json!({"type": "heartbeat", "received": 0}));
+        assert_eq!(value(FromServer::Heartbeat(0, None)), json!({"type": "heartbeat", "received": 0}));
     }
 
     #[test]

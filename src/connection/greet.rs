@@ -11,13 +11,14 @@ use super::driver::Driver;
 use super::envelope::{self, FromClient};
 use super::identify::{close_reason, closed_by_client};
 use super::rate::Limiter;
-use super::session::{Handshaken, Host};
+use super::session::{Handshaken, Host, no_place};
 use super::sessions::{AnySocket, Resuming, Secret, Session};
 use super::socket::NoSocket;
-use super::{Admission, FrameSocket as _, Inbound, wire_limit};
+use super::{Admission, Entry, FrameSocket as _, Inbound, wire_limit};
 use crate::close::{CloseReason, Excess, Violation};
 use crate::event::RELIABLE;
 use crate::ids::ClientId;
+use crate::log::Slot;
 use crate::metrics::{Beat, Resume};
 use crate::registry::{JoinError, Newcomer};
 
@@ -27,11 +28,11 @@ const ROOM_DEADLINE: Duration = Duration::from_secs(5);
 /// What the first frame wants.
 enum First {
     Hello(Option<ClientId>),
-    Resume(Secret, u64),
+    Resume { secret: Secret, received: u64, attempt: Option<u64> },
 }
 
 /// Takes a socket to a driver: a new one, or the one that holds its session.
-pub(super) async fn run(host: Arc<Host>, mut socket: AnySocket, handshaken: Handshaken, admission: Admission) {
+pub(super) async fn run(host: Arc<Host>, mut socket: AnySocket, handshaken: Handshaken, entry: Entry) {
     let mut limiter = Limiter::default();
     let named = handshaken.client_id.as_ref();
     let first = tokio::select! {
@@ -43,17 +44,26 @@ pub(super) async fn run(host: Arc<Host>, mut socket: AnySocket, handshaken: Hand
             let client_id = handshaken.client_id.or(client_id);
             let newcomer =
                 Newcomer { client_id, remote_address: Some(handshaken.remote_address), subprotocol: RELIABLE };
-            begin(host, socket, newcomer, limiter, admission).await;
+            match entry.settle() {
+                Ok(admission) => begin(host, socket, newcomer, limiter, admission).await,
+                Err(full) => host.refuse_reliable(socket, no_place(full)).await,
+            }
         }
-        Ok(First::Resume(secret, received)) => {
+        Ok(First::Resume { secret, received, attempt }) => {
             let session = host.sessions.find(secret).filter(|session| may_resume(session, named));
-            resume(&host, session, socket, received, admission).await;
+            resume(&host, session, socket, (received, attempt), entry).await;
         }
         Err(reason) => {
             if matches!(reason, CloseReason::Violation(Violation::SessionUnknown, _)) {
                 host.metrics.resumes.of(Resume::Unknown).inc();
             }
-            host.refuse_reliable(socket, reason).await;
+            match reason {
+                CloseReason::Violation(..) | CloseReason::BadIdentity(_) | CloseReason::Restart { .. } => {
+                    host.refuse_reliable(socket, reason).await;
+                }
+                // It has not said whether it has a session, and a bye would say that this is over.
+                reason => host.refuse(socket, reason).await,
+            }
         }
     }
 }
@@ -92,27 +102,31 @@ async fn resume(
     host: &Host,
     session: Option<Arc<Session<AnySocket>>>,
     socket: AnySocket,
-    received: u64,
-    admission: Admission,
+    (received, attempt): (u64, Option<u64>),
+    entry: Entry,
 ) {
     let Some(session) = session else {
         host.metrics.resumes.of(Resume::Unknown).inc();
         return host.refuse_reliable(socket, unknown()).await;
     };
     // Room for what the driver will tell the log, so that it need not wait.
-    let budget = host.registry.log().budget();
-    let rooms = async { [budget.reserve(0).await, budget.reserve(0).await] };
-    let Ok(rooms) = timeout(ROOM_DEADLINE, rooms).await else {
+    let rooms = timeout(ROOM_DEADLINE, host.registry.log().budget().reserve_events(2)).await;
+    let Some(rooms) = rooms.ok().and_then(|rooms| <[Slot; 2]>::try_from(rooms).ok()) else {
         host.metrics.resumes.of(Resume::Overloaded).inc();
-        return host.refuse_reliable(socket, CloseReason::Overloaded).await;
+        // With no bye: the session is there to be resumed later.
+        return host.refuse(socket, CloseReason::Overloaded).await;
     };
-    match session.offer(Resuming { socket, received, rooms, admission }) {
-        Ok(None) => {}
-        Ok(Some(earlier)) => host.dismiss(earlier.socket, CloseReason::Replaced).await,
-        Err(late) => {
-            host.metrics.resumes.of(Resume::Unknown).inc();
-            host.refuse_reliable(late.socket, unknown()).await;
-        }
+    // What is given back is given back before anything is waited for.
+    let (socket, reason) = match session.offer(Resuming { socket, received, rooms, entry }, attempt) {
+        Ok(None) => return,
+        Ok(Some(Resuming { socket, .. })) => (socket, CloseReason::Replaced),
+        Err(Resuming { socket, .. }) => (socket, unknown()),
+    };
+    if reason == CloseReason::Replaced {
+        host.dismiss(socket, reason).await;
+    } else {
+        host.metrics.resumes.of(Resume::Unknown).inc();
+        host.refuse_reliable(socket, reason).await;
     }
 }
 
@@ -169,8 +183,9 @@ fn meaning(text: &str, named: Option<&ClientId>, assign_ids: bool) -> Result<Fir
                 _ => Ok(First::Hello(chosen)),
             }
         }
-        FromClient::Resume { session, received } => {
-            Secret::parse(&session).map(|secret| First::Resume(secret, received)).ok_or_else(unknown)
+        FromClient::Resume { session, received, attempt } => {
+            let secret = Secret::parse(&session).ok_or_else(unknown)?;
+            Ok(First::Resume { secret, received, attempt })
         }
         _ => {
             let what = "UNEXPECTED: the first frame must be hello or resume";

@@ -19,7 +19,7 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
-pub use admission::{Admission, Admissions, Full};
+pub use admission::{Admission, Admissions, Entry, Full, MOST_PROVISIONAL, Provisional};
 pub use rate::Rates;
 pub use session::{Handshaken, Host, run};
 pub use sessions::Sessions;

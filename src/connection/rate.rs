@@ -6,6 +6,9 @@ use crate::close::Excess;
 /// Heartbeats, Pings and Pongs a second: a hundred times what a lively client needs.
 const CONTROL_PER_SECOND: u64 = 100;
 
+/// Bytes of a heartbeat or an acknowledgement that are free; the longest client id fits.
+const CONTROL_TEXT: usize = 256;
+
 /// What may come at once, in seconds' worth of the rate.
 const BURST_MICROS: u64 = 2_000_000;
 
@@ -51,6 +54,18 @@ impl Limiter {
         {
             return Err(Excess::Messages);
         }
+        self.bytes(rates, max_message, size, now)
+    }
+
+    /// A heartbeat or an acknowledgement as text of so many bytes: what none needs is taken from the allowance of bytes.
+    pub(super) fn padding(&mut self, rates: Rates, max_message: usize, size: usize, now: Millis) -> Result<(), Excess> {
+        match size.saturating_sub(CONTROL_TEXT) {
+            0 => Ok(()),
+            padding => self.bytes(rates, max_message, padding, now * 1_000),
+        }
+    }
+
+    fn bytes(&mut self, rates: Rates, max_message: usize, size: usize, now: u64) -> Result<(), Excess> {
         if rates.bytes > 0 {
             let cost = |bytes: usize| (bytes as u64).saturating_mul(1_000_000) / rates.bytes;
             if !self.bytes.take(now, cost(size), BURST_MICROS.max(cost(max_message))) {
@@ -90,6 +105,14 @@ mod tests {
         assert_eq!(limiter.message(RATES, 100_000, 100_000, 1_000), Ok(()));
         assert_eq!(limiter.message(RATES, 100_000, 1_000, 1_000), Err(Excess::Bytes));
         assert_eq!(limiter.message(RATES, 100_000, 100_000, 101_000), Ok(()));
+    }
+
+    #[test]
+    fn a_text_that_is_larger_than_a_heartbeat_needs_to_be_costs_its_bytes() {
+        let mut limiter = Limiter::default();
+        assert!((0..1_000).all(|_| limiter.padding(RATES, 10, 256, 0).is_ok()));
+        assert_eq!(limiter.padding(RATES, 10, 256 + 2_000, 0), Ok(()));
+        assert_eq!(limiter.padding(RATES, 10, 256 + 1, 0), Err(Excess::Bytes));
     }
 
     #[test]

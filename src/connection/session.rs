@@ -10,8 +10,8 @@ use super::driver::Driver;
 use super::identify::{Identified, identify};
 use super::rate::Limiter;
 use super::sessions::Sessions;
-use super::{Admission, ConnectionSettings, FrameSocket, closer, envelope, greet};
-use crate::close::{CloseReason, Violation};
+use super::{ConnectionSettings, Entry, FrameSocket, Full, closer, envelope, greet};
+use crate::close::{CloseReason, Excess, Violation};
 use crate::ids::ClientId;
 use crate::metrics::{Metrics, Refusal};
 use crate::registry::{JoinError, Newcomer, Registry};
@@ -44,16 +44,16 @@ pub struct Handshaken {
 }
 
 /// Takes a socket from its handshake to its driver's task. Returns when the driver has it or the socket was refused and closed.
-pub async fn run(host: Arc<Host>, socket: impl FrameSocket, handshaken: Handshaken, admission: Admission) {
+pub async fn run(host: Arc<Host>, socket: impl FrameSocket, handshaken: Handshaken, entry: Entry) {
     if handshaken.reliable {
         // Of a kind that its session may change for another.
-        greet::run(host, Box::new(socket), handshaken, admission).await;
+        greet::run(host, Box::new(socket), handshaken, entry).await;
     } else {
-        run_plain(host, socket, handshaken, admission).await;
+        run_plain(host, socket, handshaken, entry).await;
     }
 }
 
-async fn run_plain(host: Arc<Host>, mut socket: impl FrameSocket, handshaken: Handshaken, admission: Admission) {
+async fn run_plain(host: Arc<Host>, mut socket: impl FrameSocket, handshaken: Handshaken, entry: Entry) {
     let Handshaken { client_id: named, remote_address, .. } = handshaken;
     let mut limiter = Limiter::default();
     let identified = match named {
@@ -66,6 +66,10 @@ async fn run_plain(host: Arc<Host>, mut socket: impl FrameSocket, handshaken: Ha
     let identified = match identified {
         Ok(identified) => identified,
         Err(reason) => return host.refuse(socket, reason).await,
+    };
+    let admission = match entry.settle() {
+        Ok(admission) => admission,
+        Err(full) => return host.refuse(socket, no_place(full)).await,
     };
     let newcomer = Newcomer { client_id: identified.client_id, remote_address: Some(remote_address), subprotocol: "" };
     match host.registry.join(newcomer).await {
@@ -89,6 +93,14 @@ async fn run_plain(host: Arc<Host>, mut socket: impl FrameSocket, handshaken: Ha
     }
 }
 
+/// What a newcomer is told for which there is no place after all.
+pub(super) fn no_place(full: Full) -> CloseReason {
+    match full {
+        Full::Node => CloseReason::Overloaded,
+        Full::Address => CloseReason::RateLimited(Excess::Connections),
+    }
+}
+
 impl Host {
     /// What a client is told that comes while the node drains.
     pub(super) fn restart(&self) -> CloseReason {
@@ -96,7 +108,8 @@ impl Host {
         CloseReason::Restart { reconnect_after: fastrand::u64(0..=jitter) }
     }
 
-    async fn refuse(&self, socket: impl FrameSocket, reason: CloseReason) {
+    /// Closes a socket that never became a connection.
+    pub(super) async fn refuse(&self, socket: impl FrameSocket, reason: CloseReason) {
         self.count_refusal(&reason);
         closer::close(socket, reason).await;
     }
@@ -119,7 +132,7 @@ impl Host {
         let counted = match reason {
             CloseReason::BadIdentity(_) => Refusal::BadIdentity,
             CloseReason::IdInUse => Refusal::IdInUse,
-            CloseReason::RateLimited(crate::close::Excess::Takeovers) => Refusal::Takeovers,
+            CloseReason::RateLimited(Excess::Takeovers) => Refusal::Takeovers,
             CloseReason::IdentifyTimeout => Refusal::IdentifyTimeout,
             CloseReason::Overloaded => Refusal::Overloaded,
             CloseReason::Restart { .. } => Refusal::Draining,

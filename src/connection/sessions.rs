@@ -3,12 +3,13 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::{Admission, FrameSocket};
+use super::{Entry, FrameSocket};
 use crate::log::Slot;
 use crate::registry::{Connection, signal};
 
@@ -53,6 +54,8 @@ pub(super) struct Session<S> {
     pub(super) connection: Arc<Connection>,
     /// Holds one socket at most: a newer one takes the place of one that was not yet fetched.
     waiting: Mutex<Waiting<S>>,
+    /// The newest attempt to resume that was counted by the client; 0 for none. Changed under the lock of `waiting`.
+    newest: AtomicU64,
 }
 
 enum Waiting<S> {
@@ -69,7 +72,7 @@ pub(super) struct Resuming<S> {
     pub(super) received: u64,
     /// Room in the log for what is to be told of it.
     pub(super) rooms: [Slot; 2],
-    pub(super) admission: Admission,
+    pub(super) entry: Entry,
 }
 
 impl<S> Sessions<S> {
@@ -99,14 +102,24 @@ impl<S> Session<S> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Has the driver go on with this socket; answers one that waited and is not wanted any more.
+    /// Has the driver go on with this socket; answers one that is not wanted any more: an earlier one that waited, or this one if a newer
+    /// attempt has come before it.
     ///
     /// # Errors
     /// Hands it back if the connection is ending.
-    pub(super) fn offer(&self, resuming: Resuming<S>) -> Result<Option<Resuming<S>>, Resuming<S>> {
+    pub(super) fn offer(
+        &self,
+        resuming: Resuming<S>,
+        attempt: Option<u64>,
+    ) -> Result<Option<Resuming<S>>, Resuming<S>> {
         let mut waiting = self.waiting();
         if matches!(*waiting, Waiting::Over) || self.connection.has(signal::SEALED) {
             return Err(resuming);
+        }
+        if let Some(attempt) = attempt
+            && self.newest.fetch_max(attempt, Ordering::Relaxed) >= attempt
+        {
+            return Ok(Some(resuming));
         }
         let earlier = std::mem::replace(&mut *waiting, Waiting::Somebody(resuming));
         drop(waiting);
@@ -133,7 +146,11 @@ impl<S> Held<S> {
         connection: &Arc<Connection>,
         resumable: bool,
     ) -> Self {
-        let session = Arc::new(Session { connection: Arc::clone(connection), waiting: Mutex::new(Waiting::Nobody) });
+        let session = Arc::new(Session {
+            connection: Arc::clone(connection),
+            waiting: Mutex::new(Waiting::Nobody),
+            newest: AtomicU64::new(0),
+        });
         if resumable {
             sessions.by_secret().insert(secret, Arc::clone(&session));
         }

@@ -40,7 +40,7 @@ impl Budget {
     }
 
     /// Gives no new room from now on, or gives it again. Room given before stays good.
-    pub(super) fn set_open(&self, open: bool) {
+    pub(crate) fn set_open(&self, open: bool) {
         self.open.send_if_modified(|now| std::mem::replace(now, open) != open);
     }
 
@@ -59,6 +59,12 @@ impl Budget {
         let permit = self.permits.try_acquire_many(count).ok()?;
         permit.forget();
         Some(Slot { permits: Arc::clone(&self.permits), count })
+    }
+
+    /// Whether anybody gets room: not while the log is failing.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        *self.open.borrow()
     }
 
     /// Room for an event with a payload of so many bytes, as soon as there is some. Callers set the deadline.

@@ -81,7 +81,7 @@ impl MemoryLog {
 
     /// Commits one batch: orders it, keeps it, has it applied, and lets readers see it. False if nothing was submitted.
     pub fn commit(&self, applier: &dyn Apply) -> bool {
-        let entries = self.queue.take(COMMIT_RECORDS, self.commit_bytes, |event| event.kind.payload_len());
+        let entries = self.queue.take(COMMIT_RECORDS, self.commit_bytes, |event| event.kind.varying_len());
         if entries.is_empty() {
             return false;
         }

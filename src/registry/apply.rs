@@ -90,6 +90,10 @@ impl Shard {
             EventKind::Recovered { resumed: false, .. } => local.pulse.recovered(now),
             EventKind::HeartbeatChanged(cadence) => {
                 local.connection.set_cadence(*cadence);
+                if local.connection.reliable().is_some() {
+                    // Its client is told.
+                    local.connection.wake();
+                }
                 // The new settings count from now: what was silence under the old ones is not held against the client.
                 local.connection.excuse(now);
                 local.pulse.next_beat = local.pulse.next_beat.min(now + Millis::from(cadence.interval));

@@ -110,7 +110,12 @@ impl Registry {
             None => Takeovers::default(),
             Some(incumbent) => {
                 let so_far = incumbent.ledger().takeovers;
-                so_far.one_more(self.clock.now(), self.settings.takeovers_per_minute).ok_or(JoinError::Takeovers)?
+                if incumbent.has(signal::DETACHED) {
+                    // It has lost its socket, and nobody is pushed out.
+                    so_far
+                } else {
+                    so_far.one_more(self.clock.now(), self.settings.takeovers_per_minute).ok_or(JoinError::Takeovers)?
+                }
             }
         };
         let replaced = incumbent.and_then(|incumbent| {

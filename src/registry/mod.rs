@@ -222,11 +222,12 @@ impl Shard {
         all.filter(|connection| !connection.has(signal::SEALED))
     }
 
-    /// The connection of this node that a client id has had longest, of those that are committed and not ending.
+    /// The connection of this node that a client id has had longest, of those that are committed and not ending; one without a socket only if
+    /// all are.
     fn oldest_open(&self, client_id: &ClientId) -> Option<&Arc<Connection>> {
         let members = self.fold.of_client(client_id.as_str()).filter_map(|(_, member)| member.held.as_ref());
         let open = members.map(|local| &local.connection).filter(|connection| !connection.has(signal::SEALED));
-        open.min_by_key(|connection| connection.info().generation())
+        open.min_by_key(|connection| (connection.has(signal::DETACHED), connection.info().generation()))
     }
 
     /// Every connection of this node, joining ones too.

@@ -92,7 +92,8 @@ impl Registration {
         let now = registry.clock.now();
         self.connection.seen_at(now);
         self.connection.excuse(now);
-        self.connection.clear(signal::SUSPECT);
+        // In the same moment, so that no newcomer takes over from it as from one without a socket.
+        self.connection.clear(signal::SUSPECT | signal::DETACHED);
         let recovered = Entry::new(self.recovered(now, true), first);
         match suspected {
             Some(suspected) => registry.log.submit_pair(Entry::new(suspected, second), recovered),

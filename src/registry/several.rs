@@ -197,11 +197,30 @@ async fn the_oldest_open_connection_stays_the_oldest_until_it_ends() {
     all[1].end(CloseReason::Lost);
     world.commit_all();
     assert_eq!(oldest(), Some(id(&all[2])));
+    // Without a socket it is only the last resort.
+    all.push(world.join(ALICE).expect("joins"));
+    world.commit_all();
+    all[2].connection().set_detached(true);
+    assert_eq!(oldest(), Some(id(&all[3])));
+    all[3].connection().set_detached(true);
+    assert_eq!(oldest(), Some(id(&all[2])));
+    all[3].end(CloseReason::Lost);
     all[2].end(CloseReason::Lost);
     assert_eq!(oldest(), None);
     // One that is joining is nobody yet.
     let _newcomer = world.join(ALICE).expect("joins");
     assert_eq!(oldest(), None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_that_has_resumed_is_taken_over_by_nobody_from_that_moment_on() {
+    let world = World::new(Duplicates::Reject);
+    let one = world.join(ALICE).expect("joins");
+    world.commit_all();
+    one.connection().set_detached(true);
+    let rooms = [0, 1].map(|_| world.log.budget().try_reserve(0).expect("room"));
+    assert!(one.resume(rooms));
+    assert_eq!(world.join(ALICE).err(), Some(JoinError::IdInUse));
 }
 
 #[tokio::test(start_paused = true)]

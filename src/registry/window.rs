@@ -124,7 +124,7 @@ impl Window {
                 true => usize::MAX,
                 false => Self::MAX_BYTES.saturating_sub(self.bytes),
             };
-            let (frame, late) = if full { (None, 0) } else { outbox.pop_fitting(now, room) };
+            let (frame, late) = if full { (None, outbox.drop_late(now)) } else { outbox.pop_fitting(now, room) };
             expired = late;
             let Some(Frame { payload, id, receipt, acked, .. }) = frame else { return (None, expired) };
             self.bytes += payload.len();
@@ -211,25 +211,38 @@ impl Window {
         self.handed = self.acked;
     }
 
+    /// Whether a new socket's client may have so much only.
+    ///
+    /// # Errors
+    /// [`AckError::Behind`] if it has acknowledged more.
+    pub const fn may_attach(&self, received: u64) -> Result<(), AckError> {
+        if received < self.acked { Err(AckError::Behind { received, acked: self.acked }) } else { Ok(()) }
+    }
+
     /// Goes on with a new socket from what its client has.
     ///
     /// # Errors
     /// [`AckError`] if that cannot be.
     pub fn attach(&mut self, received: u64) -> Result<(u64, Flushed), AckError> {
+        self.may_attach(received)?;
         self.detach();
-        if received < self.acked {
-            return Err(AckError::Behind { received, acked: self.acked });
-        }
-        self.ack(received)
+        let acked = self.ack(received)?;
+        // At the end nothing is acknowledged any more, and yet nothing is sent that the client has.
+        self.handed = self.handed.max(received);
+        Ok(acked)
     }
 
     /// The connection ends: what its client has not acknowledged, the outbox included. From here on nothing is acknowledged any more.
     pub(super) fn close(&mut self, outbox: &Outbox) -> Unacked {
         self.closed = true;
         let mut unacked = Unacked::default();
+        let mut bytes = 0;
         let mut note = |id: &Option<Arc<str>>| {
             unacked.count += 1;
-            if let Some(id) = id.as_deref().filter(|_| unacked.ids.len() < Unacked::MAX_IDS) {
+            let Some(id) = id.as_deref() else { return };
+            // The first that does not fit is the end of them.
+            bytes += id.len();
+            if unacked.ids.len() < Unacked::MAX_IDS && bytes <= Unacked::MAX_ID_BYTES {
                 unacked.ids.push(id.into());
             }
         };
@@ -333,6 +346,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn long_ids_are_told_as_far_as_they_fit_and_without_a_gap() {
+        let (mut window, outbox) = (Window::default(), Outbox::default());
+        for length in [2_000, 40, 20, 1] {
+            let id = Some("x".repeat(length).into());
+            let frame = Frame { payload: Payload::Binary("".into()), id, receipt: None, acked: None, deadline: None };
+            outbox.push(frame, LIMITS).expect("room");
+        }
+        let unacked = window.close(&outbox);
+        assert_eq!((unacked.count, unacked.ids.len(), unacked.bytes()), (4, 2, 2_040));
+    }
+
+    #[tokio::test]
     async fn what_an_earlier_socket_took_is_sent_again_although_the_end_has_come() {
         let (mut window, outbox) = (Window::default(), Outbox::default());
         (0..3).for_each(|id| drop(put(&outbox, id, 1)));
@@ -364,29 +389,54 @@ mod tests {
     proptest! {
         /// Whatever is lost, a client that keeps its place gets every message once and in order, and every number means one message.
         #[test]
-        fn a_client_gets_everything_once_and_in_order(steps in proptest::collection::vec((0u8..10, 1usize..20), 1..200)) {
+        fn a_client_gets_everything_once_and_in_order(steps in proptest::collection::vec((0u8..40, 1usize..20), 1..200)) {
             let (mut window, outbox) = (Window::default(), Outbox::default());
             let (mut put_in, mut on_the_way, mut got) = (0u32, VecDeque::new(), Vec::new());
+            let mut ended = None;
             for (what, count) in steps {
                 match what {
-                    0..3 => for _ in 0..count { put(&outbox, put_in, 1); put_in += 1; },
-                    3..6 => for _ in 0..count { on_the_way.extend(window.next(&outbox, Instant::now()).0); },
-                    6 => { window.flushed(); }
-                    7 => for message in on_the_way.drain(..count.min(on_the_way.len())) {
+                    0..12 if ended.is_none() => for _ in 0..count { put(&outbox, put_in, 1); put_in += 1; },
+                    12..24 => for _ in 0..count { on_the_way.extend(window.next(&outbox, Instant::now()).0); },
+                    24..28 => { window.flushed(); }
+                    28..32 => for message in on_the_way.drain(..count.min(on_the_way.len())) {
                         prop_assert_eq!(message.sequence, got.len() as u64 + 1);
                         got.push(message.id.expect("an id").to_string());
                     },
-                    8 => { window.ack(got.len() as u64).expect("received"); }
-                    _ => {
-                        on_the_way.clear();
-                        window.detach();
-                        window.attach(got.len() as u64).expect("received");
+                    32..36 => { window.ack(got.len() as u64).expect("received"); }
+                    // The end comes at any time, even between the loss of a socket and the next; then no socket is gone on with.
+                    36..40 if ended.is_none() => {
+                        if what < 39 {
+                            on_the_way.clear();
+                            window.detach();
+                        }
+                        let acked = window.acked;
+                        if what > 37 {
+                            ended = Some(window.close(&outbox).count);
+                            prop_assert_eq!(ended, Some(u64::from(put_in) - acked));
+                        }
+                        if what < 39 {
+                            window.attach(got.len() as u64).expect("received");
+                        }
                     }
+                    _ => {}
                 }
             }
+            if ended.is_some() {
+                // What was accepted before the end is all written.
+                while let Some(message) = window.next(&outbox, Instant::now()).0 {
+                    on_the_way.push_back(message);
+                    window.flushed();
+                }
+                got.extend(on_the_way.into_iter().map(|message| message.id.expect("an id").to_string()));
+                prop_assert_eq!(got.len(), put_in as usize);
+                window.flushed();
+                prop_assert!(window.messages.is_empty() && !window.is_in_flight());
+            }
             prop_assert_eq!(&got, &(0..got.len()).map(|id| id.to_string()).collect::<Vec<_>>());
-            let unacked = window.close(&outbox);
-            prop_assert_eq!(unacked.count, u64::from(put_in) - window.acked);
+            if ended.is_none() {
+                let unacked = window.close(&outbox);
+                prop_assert_eq!(unacked.count, u64::from(put_in) - window.acked);
+            }
         }
     }
 }

@@ -12,7 +12,7 @@ use hyper::{Method, Request, Response, StatusCode, Version};
 use percent_encoding::percent_decode_str;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 
-use crate::connection::{Admission, Admissions, Full};
+use crate::connection::{Admissions, Entry, Full};
 use crate::event::RELIABLE;
 use crate::ids::{ClientId, ClientIdError};
 use crate::metrics::Handshake;
@@ -33,7 +33,7 @@ pub(super) struct Granted {
     pub(super) client_id: Option<ClientId>,
     /// Whether the reliable subprotocol was agreed on.
     pub(super) reliable: bool,
-    pub(super) admission: Admission,
+    pub(super) entry: Entry,
 }
 
 /// A request that does not, and the answer to it.
@@ -97,7 +97,8 @@ pub(super) fn judge<B>(
     check_origin(headers, &settings.allowed_origins)?;
     let client_id = named_in(request.uri().query().unwrap_or(""), headers, settings)
         .map_err(|error| Denied::new(Handshake::BadIdentity, StatusCode::BAD_REQUEST, error.to_string()))?;
-    let admission = admissions.admit(address).map_err(|full| match full {
+    let reliable = offers_reliable(headers);
+    let entry = admissions.admit(address, reliable).map_err(|full| match full {
         Full::Node => {
             Denied::new(Handshake::TooMany, StatusCode::SERVICE_UNAVAILABLE, "too many connections, try later")
                 .with(RETRY_AFTER, "5")
@@ -109,7 +110,7 @@ pub(super) fn judge<B>(
         )
         .with(RETRY_AFTER, "5"),
     })?;
-    Ok(Granted { client_id, reliable: offers_reliable(headers), admission })
+    Ok(Granted { client_id, reliable, entry })
 }
 
 /// RFC 6455, 4.2.1.

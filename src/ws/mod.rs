@@ -82,7 +82,7 @@ pub async fn serve(listener: TcpListener, server: Arc<WsServer>) {
                             remote_address: address,
                             reliable: granted.reliable,
                         };
-                        connection::run(Arc::clone(&server.host), socket, handshaken, granted.admission).await;
+                        connection::run(Arc::clone(&server.host), socket, handshaken, granted.entry).await;
                     }
                 });
             }

@@ -43,6 +43,7 @@ BAD = [
     ({"type": "message", "seq": 1, "data": "AAE"}, "BAD_ENVELOPE"),
     ({"type": "bye", "code": 1001}, "BAD_ENVELOPE"),
     ({"type": "resume", "session": 1, "received": 0}, "BAD_ENVELOPE"),
+    ({"type": "resume", "session": "x", "received": 0, "attempt": 0}, "BAD_ENVELOPE"),
 ]
 
 
@@ -108,7 +109,7 @@ def _session(binary: Path, server: Server, schemas: dict[str, Draft202012Validat
             client.hear("message")
     with _socket(server) as socket:
         client = Recorded(socket, schemas)
-        client.say({"type": "resume", "session": hello["session"], "received": 1})
+        client.say({"type": "resume", "session": hello["session"], "received": 1, "attempt": 1})
         equal(client.hear("hello")["resumed"], True, "resumed")
         equal(client.hear("message")["text"], "two", "what comes again")
         client.say({"type": "ack", "received": 2})

@@ -7,12 +7,13 @@ use tokio::time::Instant;
 
 use super::super::envelope::{self, FromClient, FromServer, Hello};
 use super::super::sessions::{Held, Secret, Sessions};
-use super::{Driver, WRITE_BURST};
+use super::{Driver, Phase, WRITE_BURST};
 use crate::close::{CloseReason, Violation};
 use crate::connection::FrameSocket;
 use crate::event::Payload;
+use crate::heartbeat::Cadence;
 use crate::metrics::{Beat, SendOutcome};
-use crate::registry::{AckError, Flushed, Window};
+use crate::registry::{AckError, Flushed, Window, signal};
 
 /// What a driver keeps for a client of the reliable subprotocol beside what it keeps for any.
 pub(super) struct Reliable<S> {
@@ -23,6 +24,8 @@ pub(super) struct Reliable<S> {
     pub(super) received: u64,
     /// What the client was last told that the server has.
     told: u64,
+    /// The heartbeat settings that the client was last told.
+    told_cadence: Cadence,
     /// A `hello` is to be sent; whether it is one of a session that goes on.
     greeting: Option<bool>,
     /// Heartbeats to be sent: answers, and the server's own. A client that does not take them is bounded by its rate, and each costs this count only.
@@ -32,7 +35,7 @@ pub(super) struct Reliable<S> {
     /// An acknowledgement has made room for messages that may wait in the outbox.
     made_room: bool,
     /// Its last word has been said.
-    bid_farewell: bool,
+    pub(super) bid_farewell: bool,
 }
 
 impl<S> Reliable<S> {
@@ -56,6 +59,15 @@ impl<S> Reliable<S> {
     }
 }
 
+/// What a client is told whose acknowledgement does not hold.
+pub(super) fn ack_violation(error: &AckError) -> CloseReason {
+    let violation = match error {
+        AckError::Ahead { .. } => Violation::AckAhead,
+        AckError::Behind { .. } => Violation::BadEnvelope,
+    };
+    CloseReason::Violation(violation, format!("{}: {error}", violation.as_str()).into())
+}
+
 impl<S: FrameSocket> Driver<S> {
     /// The same for a client of the reliable subprotocol. `spare` stands in for a socket while there is none.
     pub(in crate::connection) fn with_session(mut self, sessions: &Arc<Sessions<S>>, secret: Secret, spare: S) -> Self {
@@ -65,6 +77,7 @@ impl<S: FrameSocket> Driver<S> {
             spare: Some(spare),
             received: 0,
             told: 0,
+            told_cadence: self.connection().cadence(),
             greeting: Some(false),
             owed_beats: 0,
             ack_again: false,
@@ -87,6 +100,7 @@ impl<S: FrameSocket> Driver<S> {
             || reliable.ack_again
             || reliable.made_room
             || self.committed() > reliable.told
+            || self.connection().cadence() != reliable.told_cadence
     }
 
     /// Another heartbeat is owed.
@@ -105,6 +119,7 @@ impl<S: FrameSocket> Driver<S> {
             reliable.told = committed;
             reliable.ack_again = false;
             let (settings, cadence, info) = (&self.host.settings, connection.cadence(), connection.info());
+            reliable.told_cadence = cadence;
             let hello = Hello {
                 session: &reliable.held.secret().to_string(),
                 client_id: info.client_id.as_str(),
@@ -122,12 +137,15 @@ impl<S: FrameSocket> Driver<S> {
             };
             return Some(FromServer::Hello(hello).to_frame());
         }
-        if reliable.owed_beats > 0 {
-            reliable.owed_beats -= 1;
+        let cadence = connection.cadence();
+        let retuned = (cadence != reliable.told_cadence).then_some(cadence);
+        if reliable.owed_beats > 0 || retuned.is_some() {
+            reliable.owed_beats = reliable.owed_beats.saturating_sub(1);
+            reliable.told_cadence = cadence;
             reliable.told = committed;
             reliable.ack_again = false;
             self.host.metrics.heartbeats.of(Beat::TextOut).inc();
-            return Some(FromServer::Heartbeat(committed).to_frame());
+            return Some(FromServer::Heartbeat(committed, retuned).to_frame());
         }
         if committed > reliable.told || reliable.ack_again {
             reliable.told = committed;
@@ -142,8 +160,22 @@ impl<S: FrameSocket> Driver<S> {
         Some(FromServer::Message { sequence, id, payload: &message.payload }.to_frame())
     }
 
+    /// At the end: a session whose `Connected` is not committed has not begun for its client.
+    pub(super) fn drop_greeting(&mut self) {
+        let committed = self.connection().has(signal::COMMITTED);
+        if let Some(reliable) = self.reliable.as_mut().filter(|_| !committed) {
+            reliable.greeting = None;
+        }
+    }
+
     /// Moves envelopes to the socket; false if there are none.
     pub(super) fn gather_envelopes(&mut self) -> bool {
+        if let Phase::Closing(closing) = &self.phase
+            && !closing.1.flushes_outbox()
+        {
+            // Only what the socket has already is still to be taken; nothing may come after the answer to the client's Close.
+            return false;
+        }
         if let Some(reliable) = &mut self.reliable {
             reliable.made_room = false;
         }
@@ -160,7 +192,11 @@ impl<S: FrameSocket> Driver<S> {
 
     /// What an envelope means.
     pub(super) fn take_envelope(&mut self, text: &str) -> Result<(), CloseReason> {
-        match envelope::parse(text)? {
+        let envelope = envelope::parse(text)?;
+        if !matches!(envelope, FromClient::Message { .. }) {
+            self.limit_padding(text.len())?;
+        }
+        match envelope {
             FromClient::Heartbeat { received } => {
                 self.take_heartbeat(Beat::TextIn, true)?;
                 if let Some(received) = received {
@@ -216,12 +252,7 @@ impl<S: FrameSocket> Driver<S> {
     }
 
     pub(super) fn note_ack(&self, acked: Result<(u64, Flushed), AckError>) -> Result<u64, CloseReason> {
-        let (news, flushed) = acked.map_err(|error| match error {
-            AckError::Ahead { .. } => CloseReason::Violation(Violation::AckAhead, format!("ACK_AHEAD: {error}").into()),
-            AckError::Behind { .. } => {
-                CloseReason::Violation(Violation::BadEnvelope, format!("BAD_ENVELOPE: {error}").into())
-            }
-        })?;
+        let (news, flushed) = acked.map_err(|error| ack_violation(&error))?;
         self.count_written(flushed.messages, flushed.bytes);
         self.host.metrics.sends.of(SendOutcome::Acked).inc_by(news);
         Ok(news)

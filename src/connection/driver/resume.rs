@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use tokio::time::Instant;
+
 use super::super::deadline::Deadline;
 use super::super::sessions::Resuming;
-use super::super::{FrameSocket, greet};
+use super::super::{Entry, FrameSocket, closer, greet};
+use super::reliable::ack_violation;
 use super::{Driver, Phase};
 use crate::close::CloseReason;
 use crate::log::{BoxFuture, Slot};
-use crate::metrics::{Inside, Resume};
+use crate::metrics::{Inside, Resume, SendOutcome};
 use crate::registry::signal;
 
 /// A connection without a socket.
@@ -25,7 +28,7 @@ impl<S: FrameSocket> Driver<S> {
     /// Whether the connection may outlive the loss of its socket.
     pub(super) fn may_be_resumed(&self, reason: &CloseReason) -> bool {
         let attached = matches!(self.phase, Phase::Open | Phase::Paused(_));
-        matches!(reason, CloseReason::Lost)
+        reason.leaves_session()
             && attached
             && self.reliable.is_some()
             && !self.host.settings.resume_window.is_zero()
@@ -33,11 +36,16 @@ impl<S: FrameSocket> Driver<S> {
             && !self.registration.registry().is_draining()
     }
 
-    /// The socket is lost: what was sent on it will be sent again, and what was taken from it and not submitted will come again.
-    pub(super) fn detach(&mut self) {
+    /// The socket is lost, or was closed by a client that means to resume: what was sent on it will be sent again, and what was taken from it
+    /// and not submitted will come again.
+    pub(super) fn detach(&mut self, reason: CloseReason) {
         self.roll_back();
         let Some(spare) = self.reliable.as_mut().and_then(|reliable| reliable.spare.take()) else { return };
-        drop(std::mem::replace(&mut self.socket, spare));
+        let old = std::mem::replace(&mut self.socket, spare);
+        if matches!(reason, CloseReason::ByClient(..)) {
+            // Its Close is still to be answered.
+            self.host.tasks.spawn(closer::close(old, reason));
+        }
         self.forget_socket();
         self.connection().set_detached(true);
         self.connection().set_paused(false);
@@ -83,21 +91,42 @@ impl<S: FrameSocket> Driver<S> {
             detached.room = None;
             self.registration.suspend(room);
         }
-        ready!(detached.deadline.poll(self.registration.registry().clock(), context));
-        Poll::Ready(Err(CloseReason::Lost))
+        let late = self.registration.connection().outbox.drop_late(Instant::now());
+        self.host.metrics.sends.of(SendOutcome::Dropped).inc_by(late);
+        let registry = self.registration.registry();
+        loop {
+            ready!(detached.deadline.poll(registry.clock(), context));
+            if registry.log().budget().is_open() {
+                return Poll::Ready(Err(CloseReason::Lost));
+            }
+            // While the log fails no resume can be told, and so none is late.
+            detached.deadline = Deadline::after(self.host.settings.resume_window, registry.clock());
+        }
     }
 
     /// Goes on with the socket that a resume has brought, if there is one; whatever becomes of the old one.
     pub(super) fn go_on(&mut self) -> Result<(), CloseReason> {
         let Some(resuming) = self.reliable.as_ref().and_then(|reliable| reliable.held.take()) else { return Ok(()) };
-        let Resuming { socket, received, rooms, admission } = resuming;
+        let Resuming { socket, received, rooms, entry } = resuming;
+        let behind = self.connection().reliable().and_then(|reliable| reliable.window().may_attach(received).err());
+        if let Some(behind) = behind {
+            // Somebody who is not where this client is; the session is not harmed by it.
+            self.host.metrics.resumes.of(Resume::Refused).inc();
+            self.turn_away(socket, ack_violation(&behind));
+            return Ok(());
+        }
         if !self.registration.resume(rooms) {
+            self.host.metrics.resumes.of(Resume::Unknown).inc();
             self.turn_away(socket, greet::unknown());
             return Ok(());
         }
         self.roll_back();
         let old = std::mem::replace(&mut self.socket, socket);
-        let old_admission = std::mem::replace(&mut self.admission, admission);
+        let old_entry = match entry {
+            Entry::Place(admission) => Entry::Place(std::mem::replace(&mut self.admission, admission)),
+            // It keeps the place that it has.
+            provisional => provisional,
+        };
         let was = std::mem::replace(&mut self.phase, Phase::Open);
         if let Some(reliable) = &mut self.reliable {
             reliable.begin(true);
@@ -108,12 +137,11 @@ impl<S: FrameSocket> Driver<S> {
                 let host = Arc::clone(&self.host);
                 self.host.tasks.spawn(async move {
                     host.dismiss(old, CloseReason::Replaced).await;
-                    drop(old_admission);
+                    drop(old_entry);
                 });
             }
         }
         self.forget_socket();
-        self.connection().set_detached(false);
         self.connection().set_paused(false);
         self.host.metrics.resumes.of(Resume::Resumed).inc();
         let attached = self.connection().reliable().map(|reliable| reliable.window().attach(received));
@@ -128,6 +156,7 @@ impl<S: FrameSocket> Driver<S> {
     pub(super) fn end_session(&mut self) {
         let waiting = self.reliable.as_ref().and_then(|reliable| reliable.held.end());
         if let Some(Resuming { socket, .. }) = waiting {
+            self.host.metrics.resumes.of(Resume::Unknown).inc();
             self.turn_away(socket, greet::unknown());
         }
         self.connection().set_detached(false);
@@ -135,7 +164,6 @@ impl<S: FrameSocket> Driver<S> {
 
     /// Tells a socket in the background why it cannot go on; its place is given back at once, as its time is short.
     fn turn_away(&self, socket: S, reason: CloseReason) {
-        self.host.metrics.resumes.of(Resume::Unknown).inc();
         let host = Arc::clone(&self.host);
         self.host.tasks.spawn(async move { host.refuse_reliable(socket, reason).await });
     }

@@ -55,12 +55,15 @@ fn written(meant: &FromClient<'_>) -> String {
     match meant {
         FromClient::Hello { client_id: None } => json!({"type": "hello"}).to_string(),
         FromClient::Hello { client_id } => json!({"type": "hello", "client_id": client_id}).to_string(),
-        FromClient::Resume { session, received } => {
+        FromClient::Resume { session, received, attempt: None } => {
             json!({"type": "resume", "session": session, "received": received}).to_string()
+        }
+        FromClient::Resume { session, received, attempt } => {
+            json!({"type": "resume", "session": session, "received": received, "attempt": attempt}).to_string()
         }
         FromClient::Heartbeat { received: None } => json!({"type": "heartbeat"}).to_string(),
         // The rest looks the same from either side.
-        FromClient::Heartbeat { received: Some(received) } => server(FromServer::Heartbeat(*received)),
+        FromClient::Heartbeat { received: Some(received) } => server(FromServer::Heartbeat(*received, None)),
         FromClient::Message { sequence, payload } => {
             server(FromServer::Message { sequence: *sequence, id: None, payload })
         }
@@ -78,7 +81,8 @@ fn expected(value: &Value) -> Result<FromClient<'static>, Violation> {
         "resume" => {
             let session = text(envelope, "session")?.ok_or(Violation::BadEnvelope)?;
             let received = sequence(envelope, "received", 0)?.ok_or(Violation::BadEnvelope)?;
-            Ok(FromClient::Resume { session: session.into(), received })
+            let attempt = sequence(envelope, "attempt", 1)?;
+            Ok(FromClient::Resume { session: session.into(), received, attempt })
         }
         "heartbeat" => Ok(FromClient::Heartbeat { received: sequence(envelope, "received", 0)? }),
         "ack" => {

@@ -243,3 +243,28 @@ async fn what_a_client_said_before_it_went_is_read_although_nothing_can_be_writt
         world.rests().await;
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_close_is_found_behind_much_else_and_behind_what_the_log_has_no_room_for() {
+    for full in [false, true] {
+        let world = World::new(|_| {});
+        let mut raw = world.raw("a").await;
+        let room = full.then(|| world.log.budget().try_reserve(usize::MAX).expect("an empty log"));
+        if full {
+            raw.frame(TEXT, b"no room").await;
+            settle().await;
+        }
+        world.send("a", "are you there?").expect("room");
+        for _ in 0..100 {
+            raw.frame(TEXT, b"last words").await;
+        }
+        raw.frame(CLOSE, &close_payload(1000, "bye")).await;
+        drop(raw);
+        settle().await;
+        drop(room);
+        let told = world.told().await;
+        assert_eq!(told.last().map(String::as_str), Some("a gone: client_closed 1000 bye"));
+        assert_eq!(told.len(), if full { 2 } else { 102 });
+        world.rests().await;
+    }
+}

@@ -55,6 +55,7 @@ const SECOND: Duration = Duration::from_secs(1);
 struct Options {
     connection: ConnectionSettings,
     registry: Settings,
+    places: usize,
 }
 
 /// A node without its listeners.
@@ -64,6 +65,7 @@ struct World {
     log: Arc<MemoryLog>,
     dispatch: Dispatch,
     admissions: Admissions,
+    places: usize,
     start: Instant,
     commits: Option<(CancellationToken, JoinHandle<()>)>,
     /// Ends the sweeps with the world, for a test may make many.
@@ -100,6 +102,7 @@ fn options() -> Options {
             takeovers_per_minute: 5,
             outbox: OutboxLimits { frames: 1024, bytes: 1 << 20 },
         },
+        places: PLACES,
     }
 }
 
@@ -129,9 +132,19 @@ impl World {
         let stopped = stop.clone();
         tokio::spawn(async move { sweeper.run_sweeps(stopped).await });
         let dispatch = Dispatch::new(Arc::clone(&registry), metrics);
-        let admissions = Admissions::new(PLACES, 0);
-        let mut world =
-            Self { host, registry, log, dispatch, admissions, start, commits: None, _sweeps: stop.drop_guard() };
+        let places = options.places;
+        let admissions = Admissions::new(places, 0);
+        let mut world = Self {
+            host,
+            registry,
+            log,
+            dispatch,
+            admissions,
+            places,
+            start,
+            commits: None,
+            _sweeps: stop.drop_guard(),
+        };
         world.resume_commits();
         world
     }
@@ -156,7 +169,7 @@ impl World {
     }
 
     fn serve_as(&self, socket: impl FrameSocket, named: Option<&str>, reliable: bool) -> JoinHandle<()> {
-        let admission = self.admissions.admit([127, 0, 0, 1].into()).expect("a place");
+        let admission = self.admissions.admit([127, 0, 0, 1].into(), reliable).expect("a place");
         let client_id = named.map(|id| ClientId::chosen(id).expect("a good id"));
         let handshaken = Handshaken { client_id, remote_address: SocketAddr::from(([127, 0, 0, 1], 4711)), reliable };
         self.host.tasks.spawn(run(Arc::clone(&self.host), socket, handshaken, admission))
@@ -268,7 +281,8 @@ impl World {
         assert!(self.host.sessions.is_empty(), "no session is left");
         assert_eq!(self.host.metrics.detached.get(), 0, "nor one without a socket");
         assert!(self.log.budget().is_whole(), "the log's room is free");
-        let places: Vec<_> = (0..PLACES).map(|_| self.admissions.admit([127, 0, 0, 1].into()).ok()).collect();
+        let places: Vec<_> =
+            (0..self.places).map(|_| self.admissions.admit([127, 0, 0, 1].into(), false).ok()).collect();
         assert!(places.iter().all(Option::is_some), "every place is free");
         let mut open: HashMap<ConnectionId, bool> = HashMap::new();
         let mut owners: HashMap<ClientId, Vec<ConnectionId>> = HashMap::new();

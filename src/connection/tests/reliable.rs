@@ -2,6 +2,7 @@
 
 use tokio_tungstenite::tungstenite::Message;
 
+use super::client::{CLOSE, TEXT};
 use super::*;
 use crate::close::CloseReason;
 use crate::registry::Window;
@@ -45,6 +46,73 @@ async fn a_hello_is_answered_with_what_a_client_has_to_know_once_the_connection_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_newcomer_that_is_not_committed_in_time_is_not_greeted() {
+    let mut world = World::new(quiet);
+    world.stall_commits().await;
+    let mut speaker = world.mute(Some("a")).await;
+    speaker.say(json!({"type": "hello"})).await;
+    let (said, close) = speaker.hears_out().await;
+    assert_eq!(said, [json!({"type": "bye", "code": 1013, "reason": "Overloaded, try later"})]);
+    assert_eq!(close.expect("a Close").0, 1013);
+    world.resume_commits();
+    world.rests().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_is_told_at_once_when_its_heartbeat_settings_change() {
+    let world = World::new(quiet);
+    let mut speaker = world.speaker("a").await;
+    world.registry.update_heartbeat(&target("a"), Some(1_000), Some(5_000), None).await.expect("retuned");
+    let told =
+        json!({"type": "heartbeat", "received": 0, "heartbeat_interval_ms": 1_000, "heartbeat_timeout_ms": 5_000});
+    assert_eq!(speaker.hears().await, told);
+    speaker.say(json!({"type": "heartbeat"})).await;
+    assert_eq!(speaker.hears().await, json!({"type": "heartbeat", "received": 0}), "once");
+    speaker.client.close(1000, "").await;
+    world.rests().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn padded_heartbeats_and_acknowledgements_count_as_bytes() {
+    for kind in ["heartbeat", "ack"] {
+        let world = World::new(quiet);
+        let mut speaker = world.speaker("a").await;
+        let padded = json!({"type": kind, "received": 0, "x": "x".repeat(60_000)});
+        // Half a megabyte may come at once.
+        for _ in 0..10 {
+            speaker.say(padded.clone()).await;
+        }
+        let (_, close) = speaker.hears_out().await;
+        assert_eq!(close, Some((4429, "Rate limited: bytes".into())), "{kind}");
+        world.rests().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_follows_the_last_word_and_the_close() {
+    let mut world = World::new(quiet);
+    let (ours, theirs) = duplex(PIPE);
+    world.serve_as(WsSocket::new(ours, Bytes::new(), world.host.settings.max_message), Some("a"), true);
+    let mut raw = Raw::new(theirs);
+    raw.frame(TEXT, br#"{"type":"hello"}"#).await;
+    raw.next().await.expect("a hello");
+    world.stall_commits().await;
+    raw.frame(TEXT, br#"{"type":"message","seq":1,"text":"x"}"#).await;
+    settle().await;
+    let connection = world.registry.open(&target("a")).pop().expect("connected");
+    world.registry.end(&connection, CloseReason::Kicked(4000, "out".into()));
+    settle().await;
+    // What is committed now could have been acknowledged before.
+    world.resume_commits();
+    settle().await;
+    let bye = raw.next().await.expect("a bye");
+    assert!(bye.payload.starts_with(br#"{"type":"bye""#), "{bye:?}");
+    assert_eq!(raw.next().await.expect("a Close").head, CLOSE);
+    assert_eq!(raw.next().await, None);
+    world.rests().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_first_frame_that_begins_nothing_is_told_what_is_wrong_and_logs_nothing() {
     let world = World::new(|_| {});
     for (named, frame, code, close) in [
@@ -72,7 +140,7 @@ async fn a_first_frame_that_begins_nothing_is_told_what_is_wrong_and_logs_nothin
     assert_eq!(binary.is_told("NOT_TEXT").await, 1003);
     let mut silent = world.mute(Some("a")).await;
     let (said, close) = silent.hears_out().await;
-    assert_eq!((said[0]["type"].as_str(), said[0]["code"].as_u64()), (Some("bye"), Some(4411)));
+    assert_eq!(said, [Value::Null; 0], "a session that it may have is not over");
     assert_eq!(close.expect("a Close").0, 4411);
     assert_eq!(world.told().await, [""; 0]);
     world.rests().await;

@@ -193,7 +193,7 @@ async fn a_session_is_nobody_elses() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_resume_from_where_the_client_cannot_be_ends_the_session() {
+async fn a_resume_that_has_what_was_not_sent_ends_the_session_and_one_that_lacks_what_was_acknowledged_does_not() {
     for (received, code) in [(9, "ACK_AHEAD"), (0, "BAD_ENVELOPE")] {
         let world = World::new(|_| {});
         let mut speaker = world.speaker("a").await;
@@ -208,9 +208,73 @@ async fn a_resume_from_where_the_client_cannot_be_ends_the_session() {
         let mut again = world.mute(None).await;
         again.say(speaker.resume()).await;
         assert_eq!(again.is_told(code).await, 1002);
-        assert_eq!(world.count(KindTag::Disconnected), 1);
+        if code == "ACK_AHEAD" {
+            assert_eq!(world.count(KindTag::Disconnected), 1);
+        } else {
+            assert_eq!(world.told().await, ["a connected", "a lost its socket"]);
+            speaker.received = 1;
+            let mut again = world.resumed(&speaker).await;
+            assert_eq!(again.hears_message().await, "2");
+            again.client.close(1000, "").await;
+        }
         world.rests().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_comes_after_a_newer_one_is_refused_and_harms_nobody() {
+    let world = World::new(|_| {});
+    let speaker = world.speaker("a").await;
+    let attempt = async |number: u64| {
+        let mut again = world.mute(None).await;
+        let mut resume = speaker.resume();
+        resume["attempt"] = number.into();
+        again.say(resume).await;
+        again
+    };
+    let mut second = attempt(2).await;
+    assert_eq!(second.hears().await["resumed"], true);
+    for number in [1, 2] {
+        assert_eq!(attempt(number).await.hears_out().await.1.expect("a Close").0, 4409);
+    }
+    world.send("a", "still here").expect("room");
+    assert_eq!(second.hears_message().await, "still here");
+    let mut third = attempt(3).await;
+    assert_eq!(third.hears().await["resumed"], true);
+    assert_eq!(second.hears_out().await.1.expect("a Close").0, 4409);
+    third.client.close(1000, "").await;
+    drop(speaker);
+    world.rests().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_close_that_means_to_resume_is_answered_and_leaves_the_session() {
+    for (window, gone) in [(30 * SECOND, GONE), (Duration::ZERO, "a gone: client_closed 4499 ")] {
+        let world = World::new(|options| options.connection.resume_window = window);
+        let mut speaker = world.speaker("a").await;
+        speaker.client.close(4499, "").await;
+        assert_eq!(speaker.client.is_closed().await.0, 4499);
+        if !window.is_zero() {
+            assert_eq!(world.told().await, ["a connected", "a lost its socket"]);
+            speaker = world.resumed(&speaker).await;
+            speaker.client.close(4499, "").await;
+            pass(31 * SECOND).await;
+        }
+        assert_eq!(world.told().await.last().map(String::as_str), Some(gone));
+        world.rests().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_without_a_socket_is_not_taken_over_however_often_it_begins_anew() {
+    let world = World::new(|_| {});
+    for _ in 0..20 {
+        let mut speaker = world.speaker("a").await;
+        loses_its_socket(&mut speaker).await;
+    }
+    pass(31 * SECOND).await;
+    assert_eq!(world.count(KindTag::Connected), 20);
+    world.rests().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -351,13 +415,70 @@ async fn where_the_log_has_no_room_the_loss_is_told_later_and_a_resume_waits_but
     assert_eq!(world.told().await, ["a connected"]);
     let mut refused = world.mute(None).await;
     refused.say(speaker.resume()).await;
-    assert_eq!(refused.hears_out().await.1.expect("a Close").0, 1013);
+    let (said, close) = refused.hears_out().await;
+    assert_eq!((said, close.expect("a Close").0), (vec![], 1013), "the session is not over");
     let mut again = world.mute(None).await;
     again.say(speaker.resume()).await;
     settle().await;
     drop(room);
     assert_eq!(again.hears().await["resumed"], true);
     assert_eq!(world.told().await, ["a connected", "a lost its socket", "a resumed"]);
+    again.client.close(1000, "").await;
+    world.rests().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_node_lets_its_sessions_go_on_and_nobody_else_in() {
+    let world = World::new(|options| options.places = 2);
+    let (mut lost, mut half_open) = (world.speaker("a").await, world.speaker("b").await);
+    loses_its_socket(&mut lost).await;
+    let mut newcomer = world.mute(Some("c")).await;
+    newcomer.say(json!({"type": "hello"})).await;
+    assert_eq!(newcomer.hears_out().await.1.expect("a Close").0, 1013);
+    let mut again = world.resumed(&lost).await;
+    let mut other = world.resumed(&half_open).await;
+    assert_eq!(half_open.hears_out().await.1.expect("a Close").0, 4409);
+    // Their places are theirs, and those that they came in with are free again.
+    let mut third = world.resumed(&again).await;
+    again.hears_out().await;
+    third.client.close(1000, "").await;
+    third.hears_out().await;
+    let mut newcomer = world.speaker("c").await;
+    newcomer.client.close(1000, "").await;
+    other.client.close(1000, "").await;
+    world.rests().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_log_fails_no_window_runs_out() {
+    let world = World::new(|_| {});
+    let mut speaker = world.speaker("a").await;
+    loses_its_socket(&mut speaker).await;
+    world.log.budget().set_open(false);
+    pass(100 * SECOND).await;
+    assert_eq!(world.told().await, ["a connected", "a lost its socket"]);
+    world.log.budget().set_open(true);
+    speaker = world.resumed(&speaker).await;
+    loses_its_socket(&mut speaker).await;
+    pass(31 * SECOND).await;
+    assert_eq!(world.told().await.last().map(String::as_str), Some(GONE));
+    world.rests().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_expires_without_a_socket_is_told_and_leaves_its_place_to_others() {
+    let world = World::new(|options| options.registry.outbox.frames = 1);
+    let mut speaker = world.speaker("a").await;
+    loses_its_socket(&mut speaker).await;
+    let late = Outgoing { deadline: Some(Instant::now() + SECOND), ..World::outgoing("a", "late") };
+    let late = world.dispatch.accept(&late).expect("room");
+    assert_eq!(world.send("a", "too early").err(), Some(SendError::OutboxFull));
+    pass(2 * SECOND).await;
+    world.send("a", "in its place").expect("room");
+    assert_eq!(world.dispatch.settle(late, SECOND).await, Err(SendError::Expired));
+    let mut again = world.resumed(&speaker).await;
+    assert_eq!(again.hears_message().await, "in its place");
+    assert_eq!(world.host.metrics.sends.of(crate::metrics::SendOutcome::Dropped).get(), 1);
     again.client.close(1000, "").await;
     world.rests().await;
 }
