@@ -220,17 +220,19 @@ impl JournalLog {
             Some(spare) => spare,
             None => self.spare.make(&*self.disk, size)?,
         };
-        let placed = file
+        let renamed = file
             .write(&header.to_bytes(), 0)
             .and_then(|()| self.sync(&*file))
-            .and_then(|()| self.disk.rename(&path, &segment.path))
-            .and_then(|()| self.disk.sync_directory(&self.directory));
-        if let Err(error) = placed {
+            .and_then(|()| self.disk.rename(&path, &segment.path));
+        if let Err(error) = renamed {
             drop(file);
             // Its space is needed for the next try.
-            for path in [&path, &segment.path] {
-                let _ = self.disk.remove(path);
-            }
+            let _ = self.disk.remove(&path);
+            return Err(error);
+        }
+        if let Err(error) = self.disk.sync_directory(&self.directory) {
+            // The file stays, for it may have taken the place of the only segment there is; its space is needed for the next try.
+            let _ = file.truncate(HEADER as u64);
             return Err(error);
         }
         self.kept().begin(segment, size);
@@ -239,17 +241,12 @@ impl JournalLog {
         Ok(())
     }
 
-    /// Leaves a segment in which something failed. What is committed stays; an empty one goes, because the next has its name.
+    /// Leaves a segment in which something failed. What is committed stays. An empty one stays too, until the next takes its name: all the
+    /// others may be forgotten, and a directory without any segment could not be told from one that lost them.
     fn abandon(&self, writer: &mut Writer) {
         let Some(active) = writer.active.take() else { return };
-        let empty = self.kept().take_back_empty();
-        if let Some(segment) = empty {
-            drop(active);
-            let _ = self.disk.remove(&segment.path);
-        } else {
-            let end = self.kept().current().map_or(u64::MAX, |segment| segment.end);
-            let _ = active.file.truncate(end.min(active.size));
-        }
+        let end = self.kept().current().map_or(u64::MAX, |segment| segment.end);
+        let _ = active.file.truncate(end.min(active.size));
     }
 
     /// Goes on to a new segment when all events of the present one are forgotten, so that its file can go.

@@ -113,6 +113,7 @@ pub(super) mod faulty {
         pub(in super::super) write: AtomicBool,
         pub(in super::super) sync: AtomicBool,
         pub(in super::super) create: AtomicBool,
+        pub(in super::super) sync_directory: AtomicBool,
         pub(in super::super) syncs: AtomicU64,
         pub(in super::super) writes: AtomicU64,
     }
@@ -150,7 +151,7 @@ pub(super) mod faulty {
         }
 
         fn sync_directory(&self, _: &Path) -> io::Result<()> {
-            Ok(())
+            Faults::check(&self.0.sync_directory, io::ErrorKind::StorageFull)
         }
     }
 

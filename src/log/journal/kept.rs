@@ -59,8 +59,12 @@ impl Kept {
         self.live.back_mut()
     }
 
-    /// Goes on to a new segment, whose file takes `whole` bytes, and forgets what there is no room for beside it.
+    /// Goes on to a new segment, whose file takes `whole` bytes, and forgets what there is no room for beside it. It takes the place of an
+    /// empty one, in which a write failed and whose name it has.
     pub(super) fn begin(&mut self, segment: Segment, whole: u64) {
+        if self.live.back().is_some_and(|last| last.first == segment.first) {
+            self.live.pop_back();
+        }
         self.live.push_back(segment);
         self.whole = whole;
         self.forget_excess();
@@ -75,11 +79,6 @@ impl Kept {
     fn taken(&self) -> u64 {
         let sealed = self.live.len().saturating_sub(1);
         self.live.iter().take(sealed).map(|segment| segment.end).sum::<u64>() + self.whole
-    }
-
-    /// Takes back the segment that was begun last, if nothing is in it.
-    pub(super) fn take_back_empty(&mut self) -> Option<Segment> {
-        if self.live.back().is_some_and(Segment::is_empty) { self.live.pop_back() } else { None }
     }
 
     fn drop_oldest(&mut self) {

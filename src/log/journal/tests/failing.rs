@@ -1,5 +1,7 @@
 //! A disk that is full, or that fails to sync: nothing is shown that is not durable, newcomers are refused, and it recovers by itself.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use super::*;
 
 fn healthy(journal: &Journal) -> bool {
@@ -84,6 +86,65 @@ async fn a_crash_at_any_stage_of_a_failure_loses_nothing_that_was_told() {
         // What was not told may be there or not, and then comes the end.
         assert!(after.len() <= told.len() + 2 && after.last().is_some_and(|last| last.contains("NodeRestarted")));
     }
+}
+
+/// A journal with an event, all of which is forgotten for its age, files too: what it goes on in is empty.
+fn forgotten() -> (Journal, Offset) {
+    let now = Arc::new(AtomicU64::new(1_000));
+    let read = Arc::clone(&now);
+    let clock = Clock::new(move || SystemTime::UNIX_EPOCH + Duration::from_secs(read.load(Ordering::Relaxed)));
+    let journal = Journal::new(Retention { max_bytes: 1 << 20, max_age: Some(Duration::from_secs(60)) }, clock);
+    journal.log_one(&info("a"), text(10));
+    let old = segments(&journal.journal());
+    now.store(2_000, Ordering::Relaxed);
+    journal.log.retain();
+    journal.log.leave_old();
+    journal.commit();
+    let left = segments(&journal.journal());
+    assert!(left.len() == 1 && left != old, "{left:?}");
+    let head = journal.log.bounds().head;
+    (journal, head)
+}
+
+#[tokio::test]
+async fn a_first_write_that_fails_in_the_only_segment_leaves_a_directory_that_opens() {
+    for stage in ["write", "sync", "sync, then the directory"] {
+        let (journal, head) = forgotten();
+        let faults = Arc::clone(&journal.faults);
+        let fault = if stage == "write" { &faults.write } else { &faults.sync };
+        Faults::set(fault, true);
+        journal.submit(&info("b"), text(20));
+        assert_eq!(journal.commit(), 0);
+        Faults::set(fault, !stage.contains("directory"));
+        Faults::set(&faults.sync_directory, stage.contains("directory"));
+        assert_eq!(journal.commit(), 0);
+        assert!(!healthy(&journal));
+        assert_eq!(segments(&journal.journal()).len(), 1, "{stage}");
+        let opened = journal.crash().unwrap_or_else(|error| panic!("{stage}: {error}"));
+        // What was not told may be there or not.
+        let now = opened.log.bounds().head;
+        assert!(now == head || now == head + 1, "{stage}");
+        let connection = opened.connect("c");
+        assert_eq!(connection.generation(), now + 1);
+        opened.crash().unwrap_or_else(|error| panic!("{stage}: {error}"));
+    }
+}
+
+#[tokio::test]
+async fn a_first_write_that_fails_in_the_only_segment_is_made_up_for_in_its_place() {
+    let (journal, head) = forgotten();
+    let empty = segments(&journal.journal());
+    Faults::set(&journal.faults.sync, true);
+    journal.submit(&info("b"), text(20));
+    for _ in 0..3 {
+        assert_eq!(journal.commit(), 0);
+    }
+    Faults::set(&journal.faults.sync, false);
+    assert_eq!(journal.commit(), 1);
+    assert_eq!(segments(&journal.journal()), empty);
+    let all = journal.all().await;
+    assert_eq!((all.len(), journal.log.bounds().head), (1, head + 1));
+    assert_eq!(after_a_crash(journal).await, all);
 }
 
 #[tokio::test]
