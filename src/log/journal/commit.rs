@@ -254,11 +254,19 @@ impl JournalLog {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let first = writer.newest + 1;
         let old = self.kept().current().is_some_and(|segment| !segment.is_empty()) && self.bounds().records == 0;
-        if old && let Err(error) = self.begin_segment(&mut writer, first, 0) {
-            tracing::warn!(%error, "cannot begin a new segment of the log; the next event tries again");
+        if !old || writer.pending.is_some() {
+            return;
         }
+        let begun = self.begin_segment(&mut writer, first, 0);
         drop(writer);
-        self.retain();
+        match begun {
+            // Now the old one can go.
+            Ok(()) => self.retain(),
+            // Not at once again: the next look for what is too old comes soon enough.
+            Err(error) => {
+                tracing::warn!(%error, "cannot begin a new segment of the log; it is tried again with the next event, or soon");
+            }
+        }
     }
 }
 

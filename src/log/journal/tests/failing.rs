@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures_util::FutureExt as _;
+
 use super::*;
 
 fn healthy(journal: &Journal) -> bool {
@@ -88,11 +90,39 @@ async fn a_crash_at_any_stage_of_a_failure_loses_nothing_that_was_told() {
     }
 }
 
-/// A journal with an event, all of which is forgotten for its age, files too: what it goes on in is empty.
-fn forgotten() -> (Journal, Offset) {
+#[tokio::test]
+async fn an_old_segment_that_cannot_be_left_is_not_tried_again_at_once() {
+    let (now, clock) = clock();
+    let journal = Journal::new(Retention { max_bytes: 1 << 20, max_age: Some(Duration::from_secs(60)) }, clock);
+    journal.log_one(&info("a"), text(10));
+    let old = segments(&journal.journal());
+    now.store(2_000, Ordering::Relaxed);
+    let woken = || journal.log.rotate.notified().now_or_never().is_some();
+    journal.log.retain();
+    assert!(woken());
+    Faults::set(&journal.faults.sync, true);
+    journal.log.leave_old();
+    assert!(!woken());
+    // The next look for what is too old tries again.
+    Faults::set(&journal.faults.sync, false);
+    journal.log.retain();
+    assert!(woken());
+    journal.log.leave_old();
+    assert!(!woken());
+    journal.commit();
+    assert_ne!(segments(&journal.journal()), old);
+}
+
+/// A clock at 1000 s, and what sets it.
+fn clock() -> (Arc<AtomicU64>, Clock) {
     let now = Arc::new(AtomicU64::new(1_000));
     let read = Arc::clone(&now);
-    let clock = Clock::new(move || SystemTime::UNIX_EPOCH + Duration::from_secs(read.load(Ordering::Relaxed)));
+    (now, Clock::new(move || SystemTime::UNIX_EPOCH + Duration::from_secs(read.load(Ordering::Relaxed))))
+}
+
+/// A journal with an event, all of which is forgotten for its age, files too: what it goes on in is empty.
+fn forgotten() -> (Journal, Offset) {
+    let (now, clock) = clock();
     let journal = Journal::new(Retention { max_bytes: 1 << 20, max_age: Some(Duration::from_secs(60)) }, clock);
     journal.log_one(&info("a"), text(10));
     let old = segments(&journal.journal());
