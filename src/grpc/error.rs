@@ -100,6 +100,8 @@ pub(super) enum Error {
     StoreLate,
     #[error("the log did not take or show the event in time")]
     LogUnavailable,
+    #[error("the log cannot be read now: {0}")]
+    LogUnread(Arc<str>),
     #[error("the log is damaged: {0}")]
     LogDamaged(Arc<str>),
     #[error("{0} subscribers are connected, which is the limit")]
@@ -190,7 +192,7 @@ impl Error {
             Self::IdentityUnverified => (Code::FailedPrecondition, "IDENTITY_UNVERIFIED"),
             Self::MailboxFull(_) => (Code::ResourceExhausted, "MAILBOX_FULL"),
             Self::StoreLate => (Code::DeadlineExceeded, "STORE_LATE"),
-            Self::LogUnavailable => (Code::Unavailable, "LOG_UNAVAILABLE"),
+            Self::LogUnavailable | Self::LogUnread(_) => (Code::Unavailable, "LOG_UNAVAILABLE"),
             Self::LogDamaged(_) => (Code::DataLoss, "LOG_DAMAGED"),
             Self::SubscribersLimit(_) => (Code::ResourceExhausted, "SUBSCRIBERS_LIMIT"),
             Self::SnapshotsLimit(_) => (Code::ResourceExhausted, "SNAPSHOTS_LIMIT"),
@@ -233,6 +235,7 @@ impl Error {
             Self::SubscribersLimit(_)
             | Self::SnapshotsLimit(_)
             | Self::LogUnavailable
+            | Self::LogUnread(_)
             | Self::Store(_)
             | Self::MailboxFull(_)
             | Self::RequestsLimit => Some(PLACE_RETRY),

@@ -128,6 +128,9 @@ pub enum ReadError {
     /// Records after that place are no longer kept.
     #[error("the log no longer keeps what follows this position")]
     Expired,
+    /// What is kept cannot be read now, and perhaps soon can be: no descriptor is free, or the disk fails; says where and why, for people.
+    #[error("the log cannot be read: {0}")]
+    Unavailable(Arc<str>),
     /// What is kept cannot be read back; says where and why, for people.
     #[error("the log is damaged: {0}")]
     Damaged(Arc<str>),

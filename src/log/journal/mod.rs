@@ -93,7 +93,7 @@ pub struct JournalLog {
     rotate: Notify,
     /// Wakes the keeper.
     keep: Notify,
-    reads: Semaphore,
+    reads: Arc<Semaphore>,
     disk: Arc<dyn Disk>,
     /// Where the files are.
     directory: PathBuf,
@@ -156,7 +156,7 @@ impl JournalLog {
             spare: Spare::adopt(&*disk, &directory, segment_bytes as u64).map_err(OpenError::io(&directory))?,
             rotate: Notify::new(),
             keep: Notify::new(),
-            reads: Semaphore::new(FILE_READS),
+            reads: Arc::new(Semaphore::new(FILE_READS)),
             disk,
             directory,
             held: Mutex::new(Some(held)),
@@ -399,21 +399,30 @@ impl JournalLog {
             read => return read,
         }
         // The semaphore is never closed.
-        let _place = self.reads.acquire().await;
+        let place = Arc::clone(&self.reads).acquire_owned().await;
         let Some(spot) = self.kept().spot(after) else { return Err(ReadError::Expired) };
         let file = spot.path.clone();
-        let read = tokio::task::spawn_blocking(move || reader::read(&spot, after, head)).await;
+        let reading = tokio::task::spawn_blocking(move || {
+            // Its place is taken until it is done, whether anybody still waits for it or not.
+            let _place = place;
+            reader::read(&spot, after, head)
+        });
+        let read = reading.await;
         match read {
             Ok(Ok(records)) => Ok(records),
             Ok(Err(reader::Unread::Damaged(why))) => {
                 tracing::error!(%why, "the log is damaged");
                 Err(ReadError::Damaged(why))
             }
+            Ok(Err(reader::Unread::Unavailable(why))) => {
+                tracing::warn!(%why, "the log cannot be read now");
+                Err(ReadError::Unavailable(why))
+            }
             Ok(Err(reader::Unread::Gone)) if after < self.kept().before_oldest() => Err(ReadError::Expired),
             Ok(Err(reader::Unread::Gone)) => {
                 Err(ReadError::Damaged(format!("{} is not there any more", file.display()).into()))
             }
-            Err(_) => Err(ReadError::Damaged(format!("reading {} was cut short", file.display()).into())),
+            Err(_) => Err(ReadError::Unavailable(format!("reading {} was cut short", file.display()).into())),
         }
     }
 }
