@@ -41,6 +41,9 @@ pub trait Log: Send + Sync + 'static {
     /// What is kept.
     fn bounds(&self) -> Bounds;
 
+    /// The offset of the newest record that is committed and applied, by itself: the least that can be asked, also under a lock.
+    fn head(&self) -> Offset;
+
     /// The room in the queue, to be reserved from before a lock is taken.
     fn budget(&self) -> &Budget;
 

@@ -100,9 +100,11 @@ impl JournalLog {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let writer = &mut *writer;
         let Some(batch) = writer.pending.take().or_else(|| self.take(&mut writer.newest)) else { return false };
-        if let Err(error) = self.write(writer, &batch.records) {
+        self.health.asked();
+        let written = self.write(writer, &batch.records).inspect_err(|_| self.abandon(writer));
+        self.health.answered();
+        if let Err(error) = written {
             writer.pending = Some(batch);
-            self.abandon(writer);
             self.health.failed(Part::Commit, &format!("{}: {error}", self.directory.display()));
             return false;
         }

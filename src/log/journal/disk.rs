@@ -101,8 +101,8 @@ fn write_zeros(file: &File, mut from: u64, to: u64) -> io::Result<()> {
 pub(super) mod faulty {
     //! A disk that fails on command, and counts.
 
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::sync::{Arc, Mutex};
 
     use super::*;
 
@@ -114,6 +114,8 @@ pub(super) mod faulty {
         pub(in super::super) sync: AtomicBool,
         pub(in super::super) create: AtomicBool,
         pub(in super::super) sync_directory: AtomicBool,
+        /// A sync waits for as long as somebody has this.
+        pub(in super::super) answers: Mutex<()>,
         pub(in super::super) syncs: AtomicU64,
         pub(in super::super) writes: AtomicU64,
     }
@@ -177,6 +179,7 @@ pub(super) mod faulty {
 
         fn sync(&self) -> io::Result<()> {
             self.1.syncs.fetch_add(1, Ordering::SeqCst);
+            drop(self.1.answers.lock());
             // EIO has no kind of its own. What is written is there for the next to open it, synced or not, and tests are many.
             if self.1.sync.load(Ordering::SeqCst) { Err(io::Error::from_raw_os_error(5)) } else { Ok(()) }
         }

@@ -34,6 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::commit::Writer;
@@ -70,6 +71,9 @@ const MOST_SEGMENT: usize = 16 << 20;
 
 /// What an event takes in a file beyond its payload, at most: its labels twice, names, the ids of unacknowledged messages.
 const EVENT_OVERHEAD: usize = 24 << 10;
+
+/// How often it is looked whether the disk answers.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Between one try and the next of something that failed.
 const LEAST_BACKOFF: Duration = Duration::from_millis(100);
@@ -229,7 +233,7 @@ impl JournalLog {
             let (log, fold) = (Arc::clone(&self), Arc::clone(&fold));
             tokio::task::spawn_blocking(move || log.keep_until(&*fold, &runtime, &stop))
         };
-        let ended = match tokio::try_join!(writing, keeping) {
+        let ended = match self.watch_over(async { tokio::try_join!(writing, keeping) }).await {
             Ok(_) => tokio::task::spawn_blocking(move || self.end(&*fold)).await,
             Err(error) => Err(error),
         };
@@ -237,6 +241,19 @@ impl JournalLog {
             && let Ok(panic) = error.try_into_panic()
         {
             std::panic::resume_unwind(panic);
+        }
+    }
+
+    /// Looks after the disk while the threads that wait for it cannot.
+    async fn watch_over<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                _ = ticks.tick() => self.health.look(&self.directory),
+            }
         }
     }
 
@@ -345,6 +362,10 @@ impl Log for JournalLog {
             records: usize::try_from(committed - before_oldest).unwrap_or(0),
             bytes: usize::try_from(kept.bytes()).unwrap_or(usize::MAX),
         }
+    }
+
+    fn head(&self) -> Offset {
+        *self.head.borrow()
     }
 
     fn budget(&self) -> &Budget {

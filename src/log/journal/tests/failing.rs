@@ -255,21 +255,71 @@ async fn a_disk_that_is_full_at_the_start_still_ends_what_is_owed_by_the_spare_o
     drop(log);
 }
 
+/// An applier of nothing.
+struct Nothing;
+
+impl Apply for Nothing {
+    fn apply(&self, _: &[Arc<Record>]) {}
+}
+
+impl Checkpoint for Nothing {
+    fn parts(&self) -> usize {
+        0
+    }
+
+    fn copy_part(&self, _: usize) -> FoldPart {
+        FoldPart { exact_at: 0, connections: Vec::new() }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_does_not_answer_is_failing_until_it_does() {
+    let journal = Journal::new(SMALL, Clock::default());
+    let connection = journal.connect("a");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(Arc::clone(&journal.log).run(Arc::new(Nothing), stop.clone()));
+    let (head, mut health) = (journal.log.watch_head(), journal.log.watch_health());
+    let failures = journal.log.metrics.journal_failures.get();
+    // Another thread, because a lock is not held across an await.
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (faults, held) = (Arc::clone(&journal.faults), Arc::new(std::sync::Barrier::new(2)));
+    let holding = Arc::clone(&held);
+    let holder = std::thread::spawn(move || {
+        let _answers = faults.answers.lock();
+        holding.wait();
+        let _ = wait.recv();
+    });
+    held.wait();
+    let syncs = || journal.faults.syncs.load(Ordering::SeqCst);
+    let before = syncs();
+    journal.submit(&connection, text(10));
+    while syncs() == before {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::advance(Duration::from_millis(2_900)).await;
+    tokio::task::yield_now().await;
+    assert!(healthy(&journal) && room(&journal));
+    for _ in 0..5 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::task::yield_now().await;
+    }
+    let LogHealth::Failing(why) = health.borrow_and_update().clone() else { panic!("healthy") };
+    assert!(why.contains("has not answered for 3 s"), "{why}");
+    assert!(!room(&journal));
+    // Told once.
+    assert_eq!(journal.log.metrics.journal_failures.get(), failures + 1);
+    go.send(()).expect("heard");
+    holder.join().expect("ends");
+    health.wait_for(LogHealth::is_committing).await.expect("recovers");
+    stop.cancel();
+    running.await.expect("ends");
+    assert_eq!(*head.borrow(), connection.generation() + 1);
+    assert!(room(&journal));
+}
+
 // In real time, a few tenths of a second: paused time stands still while a blocking thread is at work.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_running_log_tries_again_by_itself() {
-    struct Nothing;
-    impl Apply for Nothing {
-        fn apply(&self, _: &[Arc<Record>]) {}
-    }
-    impl Checkpoint for Nothing {
-        fn parts(&self) -> usize {
-            0
-        }
-        fn copy_part(&self, _: usize) -> FoldPart {
-            FoldPart { exact_at: 0, connections: Vec::new() }
-        }
-    }
     let journal = Journal::new(SMALL, Clock::default());
     let stop = CancellationToken::new();
     let running = tokio::spawn(Arc::clone(&journal.log).run(Arc::new(Nothing), stop.clone()));
