@@ -114,6 +114,8 @@ pub(super) mod faulty {
         pub(in super::super) sync: AtomicBool,
         pub(in super::super) create: AtomicBool,
         pub(in super::super) sync_directory: AtomicBool,
+        /// No checkpoint and no spare has space until a spare is removed.
+        pub(in super::super) full: AtomicBool,
         /// A sync waits for as long as somebody has this.
         pub(in super::super) answers: Mutex<()>,
         pub(in super::super) syncs: AtomicU64,
@@ -137,6 +139,7 @@ pub(super) mod faulty {
     impl Disk for FaultyDisk {
         fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
             Faults::check(&self.0.create, io::ErrorKind::StorageFull)?;
+            Faults::check(&self.0.full, io::ErrorKind::StorageFull)?;
             Ok(Box::new(FaultyFile(RealDisk.create(path)?, Arc::clone(&self.0))))
         }
 
@@ -149,6 +152,9 @@ pub(super) mod faulty {
         }
 
         fn remove(&self, path: &Path) -> io::Result<()> {
+            if path.to_string_lossy().contains("spare-") {
+                Faults::set(&self.0.full, false);
+            }
             RealDisk.remove(path)
         }
 
