@@ -241,7 +241,7 @@ async fn a_disk_that_takes_nothing_more_keeps_newcomers_out_loses_nobody_and_rec
     assert_eq!(events.disconnected().await.0.client_id, "bob");
     eventually("it is ready", || async { (process.admin_get("/readyz").await.0 == 200).then_some(()) }).await;
     assert!(serving("heartwire.v1.EventService").await);
-    process.connect_seen("carol", &mut events).await;
+    let _carol = process.connect_seen("carol", &mut events).await;
     let seen = until_head(&process, process.events_from(Start::Beginning(Default::default())).await).await;
     kill(process).await;
 

@@ -112,12 +112,12 @@ pub(super) mod faulty {
         pub(in super::super) allocate: AtomicBool,
         pub(in super::super) write: AtomicBool,
         pub(in super::super) sync: AtomicBool,
-        pub(in super::super) create: AtomicBool,
         pub(in super::super) sync_directory: AtomicBool,
         /// No checkpoint and no spare has space until a spare is removed.
         pub(in super::super) full: AtomicBool,
         /// A sync waits for as long as somebody has this.
         pub(in super::super) answers: Mutex<()>,
+        pub(in super::super) checkpoint: AtomicBool,
         pub(in super::super) syncs: AtomicU64,
         pub(in super::super) writes: AtomicU64,
     }
@@ -138,8 +138,10 @@ pub(super) mod faulty {
 
     impl Disk for FaultyDisk {
         fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-            Faults::check(&self.0.create, io::ErrorKind::StorageFull)?;
             Faults::check(&self.0.full, io::ErrorKind::StorageFull)?;
+            if path.ends_with("checkpoint.new") {
+                Faults::check(&self.0.checkpoint, io::ErrorKind::StorageFull)?;
+            }
             Ok(Box::new(FaultyFile(RealDisk.create(path)?, Arc::clone(&self.0))))
         }
 

@@ -154,6 +154,26 @@ async fn with_no_checkpoint_and_the_beginning_gone_it_is_not_guessed_who_was_con
 }
 
 #[tokio::test]
+async fn what_no_checkpoint_shows_yet_is_not_removed_however_much_is_forgotten() {
+    let retention = Retention { max_bytes: 512 << 10, max_age: None };
+    let journal = Journal::new(retention, Clock::default());
+    Faults::set(&journal.faults.checkpoint, true);
+    let stays = journal.connect("stays");
+    for _ in 0..40 {
+        journal.log_one(&stays, text(50_000));
+    }
+    assert!(journal.log.bounds().before_oldest > stays.generation());
+    assert!(segments(&journal.journal()).len() > 20);
+    let scratch = Arc::clone(&journal.scratch);
+    drop(journal);
+    let journal = Journal::at(scratch, retention, Clock::default()).expect("opened");
+    assert!(journal.all().await.last().is_some_and(|last| last.contains("NodeRestarted")));
+    // There a checkpoint could be written.
+    let on_disk: u64 = files(&journal.journal(), "").iter().map(|file| file.metadata().expect("there").len()).sum();
+    assert!(on_disk <= 512 << 10, "{on_disk}");
+}
+
+#[tokio::test]
 async fn any_byte_of_a_checkpoint_changed_or_cut_is_noticed() {
     let journal = Journal::new(ROOMY, Clock::default());
     for i in 0..5 {
