@@ -348,3 +348,19 @@ pub(super) fn trailers_of_shutdown() -> hyper::HeaderMap {
     }
     trailers
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_for_now_is_to_be_tried_again_and_damage_is_not() {
+        let now = Status::from(Error::LogUnread("x.seg, byte 0: too many open files".into()));
+        let damaged = Status::from(Error::LogDamaged("x.seg, byte 0".into()));
+        assert_eq!((now.code(), damaged.code()), (Code::Unavailable, Code::DataLoss));
+        let reason = |status: &Status| status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
+        assert_eq!((&*reason(&now), &*reason(&damaged)), ("LOG_UNAVAILABLE", "LOG_DAMAGED"));
+        assert!(now.get_details_retry_info().is_some() && damaged.get_details_retry_info().is_none());
+        assert!(now.message().contains("x.seg, byte 0"));
+    }
+}

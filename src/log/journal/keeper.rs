@@ -87,11 +87,13 @@ pub(super) struct Keeper {
     checkpoints: Vec<Written>,
     /// The segment that was written to when the newest was made, by its first offset.
     made_in: Option<Offset>,
+    /// Whether what the log has set aside made way for one already, since the last that could be written.
+    made_way: bool,
 }
 
 impl Keeper {
     pub(super) fn new(checkpoints: Vec<Written>) -> Self {
-        Self { checkpoints, made_in: None }
+        Self { checkpoints, made_in: None, made_way: false }
     }
 
     /// Up to where nothing is needed by a checkpoint that is kept.
@@ -169,7 +171,9 @@ impl JournalLog {
     /// log has set aside makes way, and is set aside again from what that frees.
     pub(super) fn checkpoint(&self, keeper: &mut Keeper, fold: &dyn Checkpoint, clean: bool) -> bool {
         let mut made = self.make_checkpoint(keeper, fold, clean);
-        if made.as_ref().is_err_and(is_full) && self.kept().newest_dropped().is_some() {
+        if made.as_ref().is_err_and(is_full) && !keeper.made_way && self.kept().newest_dropped().is_some() {
+            // Once: if that is not enough, it would not be the next time.
+            keeper.made_way = true;
             self.make_way(keeper);
             made = self.make_checkpoint(keeper, fold, clean);
         }
@@ -186,6 +190,7 @@ impl JournalLog {
         keeper.checkpoints.retain(|older| older.path != written.path);
         keeper.checkpoints.insert(0, written);
         keeper.made_in = current;
+        keeper.made_way = false;
         self.forget_checkpoints(keeper, KEPT);
         Ok(())
     }
