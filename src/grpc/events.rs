@@ -70,7 +70,7 @@ impl Events {
     fn asked(&self, asked: &Asked) -> Result<Place, Error> {
         let log = self.0.registry.log();
         Ok(match asked {
-            Asked::Now(_) => Place::Now(log.bounds().head),
+            Asked::Now(_) => Place::Now(log.head()),
             Asked::Beginning(_) => Place::Beginning(log.bounds().before_oldest),
             Asked::Cursor(cursor) => Place::Cursor(self.resume(cursor)?),
             Asked::Snapshot(_) => Place::Snapshot,

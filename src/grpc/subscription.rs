@@ -216,7 +216,13 @@ impl Subscription {
         }
         let log = self.shared.registry.log();
         loop {
-            match log.read(self.at).await {
+            let read = tokio::select! {
+                biased;
+                // A disk that does not answer does not hold up the end.
+                () = self.now.as_mut() => return Err(Error::ShuttingDown),
+                read = log.read(self.at) => read,
+            };
+            match read {
                 Ok(records) => {
                     if let Phase::Log { pinned } = &mut self.phase {
                         *pinned = true;
@@ -227,6 +233,7 @@ impl Subscription {
                     self.at = log.bounds().before_oldest;
                 }
                 Err(ReadError::Expired) => return Err(Error::CursorExpired(Ends::of(&self.shared.registry))),
+                Err(ReadError::Unavailable(why)) => return Err(Error::LogUnread(why)),
                 Err(ReadError::Damaged(why)) => return Err(Error::LogDamaged(why)),
             }
         }
