@@ -19,7 +19,18 @@ pub enum Ended {
 /// The streams by the consumer that they use. Bounded by the number of streams.
 #[derive(Debug, Default)]
 pub(super) struct Attached {
-    uses: Mutex<HashMap<ConsumerName, Vec<Use>>>,
+    uses: Mutex<HashMap<ConsumerName, Uses>>,
+}
+
+/// Who uses one consumer; there as long as anybody does.
+#[derive(Debug, Default)]
+struct Uses {
+    /// In the order of their numbers.
+    uses: Vec<Use>,
+    /// The number of the next one.
+    next: u64,
+    /// The newest that owns it or has owned it: an older one that begins later does not take it back.
+    owner: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -41,7 +52,7 @@ pub struct Attachment {
 }
 
 impl Attached {
-    fn uses(&self) -> MutexGuard<'_, HashMap<ConsumerName, Vec<Use>>> {
+    fn uses(&self) -> MutexGuard<'_, HashMap<ConsumerName, Uses>> {
         self.uses.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -51,21 +62,22 @@ impl Attached {
         let (sender, ended) = watch::channel(None);
         let mut uses = self.uses();
         let uses = uses.entry(name.clone()).or_default();
-        let number = uses.last().map_or(0, |newest| newest.number + 1);
-        uses.push(Use { number, owns: false, ended: sender });
+        let number = uses.next;
+        uses.next += 1;
+        uses.uses.push(Use { number, owns: false, ended: sender });
         Attachment { attached: Arc::clone(self), name: name.clone(), number, ended }
     }
 
     /// Ends every use of a consumer that was deleted.
     pub(super) fn delete(&self, name: &ConsumerName) {
-        for one in self.uses().get(name).into_iter().flatten() {
+        for one in self.uses().get(name).into_iter().flat_map(|uses| &uses.uses) {
             end(one, Ended::Deleted);
         }
     }
 
     /// Whether a stream has a consumer.
     pub(super) fn is_owned(&self, name: &ConsumerName) -> bool {
-        self.uses().get(name).is_some_and(|uses| uses.iter().any(|one| one.owns))
+        self.uses().get(name).is_some_and(|uses| uses.uses.iter().any(|one| one.owns))
     }
 
     /// The consumers that are used, or about to be.
@@ -84,14 +96,20 @@ fn end(one: &Use, why: Ended) {
 }
 
 impl Attachment {
-    /// The stream has begun: it owns the consumer, and whoever did is told.
+    /// The stream has begun: it owns the consumer, and whoever did is told. If one that entered later has begun before, it is this one that is told.
     pub fn take_over(&self) {
-        let mut uses = self.attached.uses();
-        for one in uses.get_mut(&self.name).into_iter().flatten() {
-            if one.number == self.number {
-                one.owns = true;
-            } else if std::mem::take(&mut one.owns) {
-                end(one, Ended::TakenOver);
+        let mut all = self.attached.uses();
+        let Some(uses) = all.get_mut(&self.name) else { return };
+        let overtaken = uses.owner.is_some_and(|owner| owner > self.number);
+        if !overtaken {
+            uses.owner = Some(self.number);
+        }
+        for one in &mut uses.uses {
+            match one.number == self.number {
+                true if overtaken => end(one, Ended::TakenOver),
+                true => one.owns = true,
+                false if !overtaken && std::mem::take(&mut one.owns) => end(one, Ended::TakenOver),
+                false => {}
             }
         }
     }
@@ -113,8 +131,8 @@ impl Drop for Attachment {
     fn drop(&mut self) {
         let mut all = self.attached.uses();
         if let Some(uses) = all.get_mut(&self.name) {
-            uses.retain(|one| one.number != self.number);
-            if uses.is_empty() {
+            uses.uses.retain(|one| one.number != self.number);
+            if uses.uses.is_empty() {
                 all.remove(&self.name);
             }
         }
@@ -145,6 +163,23 @@ mod tests {
         assert!(!attached.is_owned(&name("a")), "the older does not get it back");
         drop(first);
         assert_eq!(attached.names(), [name("b")]);
+    }
+
+    #[test]
+    fn one_that_entered_earlier_and_begins_later_takes_nothing_from_the_newer_one() {
+        let attached = Arc::new(Attached::default());
+        let [oldest, older, newer] = std::array::from_fn(|_| attached.enter(&name("a")));
+        newer.take_over();
+        older.take_over();
+        assert_eq!((older.ended(), newer.ended()), (Some(Ended::TakenOver), None));
+        assert!(attached.is_owned(&name("a")));
+        drop(newer);
+        oldest.take_over();
+        assert_eq!(oldest.ended(), Some(Ended::TakenOver), "also when the newer one has gone");
+        assert!(!attached.is_owned(&name("a")));
+        let newest = attached.enter(&name("a"));
+        newest.take_over();
+        assert_eq!(newest.ended(), None);
     }
 
     #[test]
