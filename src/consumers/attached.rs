@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
 use super::name::ConsumerName;
+use crate::position::Offset;
 
 /// Why a stream may no longer use its consumer.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,7 +40,19 @@ struct Use {
     number: u64,
     /// Whether the stream has begun; before that it has ended no other.
     owns: bool,
+    sent: Sent,
     ended: watch::Sender<Option<Ended>>,
+}
+
+/// What a stream was sent, where that matters.
+#[derive(Clone, Copy, Debug)]
+enum Sent {
+    /// It goes on from the kept position, or begins it: who acknowledges more has it from an earlier stream.
+    Whatever,
+    /// It was reset and has been given no cursor yet.
+    Nothing,
+    /// It was reset, and this is the last cursor that it was given.
+    UpTo(Offset),
 }
 
 /// A stream's use of a consumer; dropping it ends the use.
@@ -64,7 +77,7 @@ impl Attached {
         let uses = uses.entry(name.clone()).or_default();
         let number = uses.next;
         uses.next += 1;
-        uses.uses.push(Use { number, owns: false, ended: sender });
+        uses.uses.push(Use { number, owns: false, sent: Sent::Whatever, ended: sender });
         Attachment { attached: Arc::clone(self), name: name.clone(), number, ended }
     }
 
@@ -73,6 +86,28 @@ impl Attached {
         for one in self.uses().get(name).into_iter().flat_map(|uses| &uses.uses) {
             end(one, Ended::Deleted);
         }
+    }
+
+    /// A consumer is reset for the stream of a use, which begins here, or with a snapshot.
+    pub(super) fn reset(&self, name: &ConsumerName, number: u64, from: Option<Offset>) {
+        let mut all = self.uses();
+        let own = all.get_mut(name).and_then(|uses| uses.uses.iter_mut().find(|one| one.number == number));
+        if let Some(own) = own {
+            own.sent = from.map_or(Sent::Nothing, Sent::UpTo);
+        }
+    }
+
+    /// Whether a place may be acknowledged: not if a consumer was reset and the stream that it was reset for has not come so far. Whoever says so
+    /// speaks of a stream before the reset, and would undo it.
+    pub(super) fn may_acknowledge(&self, name: &ConsumerName, offset: Offset) -> bool {
+        let all = self.uses();
+        let Some(uses) = all.get(name) else { return true };
+        let mut present = uses.uses.iter().filter(|one| uses.owner.is_none_or(|owner| owner <= one.number));
+        present.all(|one| match one.sent {
+            Sent::Whatever => true,
+            Sent::Nothing => false,
+            Sent::UpTo(sent) => offset <= sent,
+        })
     }
 
     /// Whether a stream has a consumer.
@@ -111,6 +146,20 @@ impl Attachment {
                 false if !overtaken && std::mem::take(&mut one.owns) => end(one, Ended::TakenOver),
                 false => {}
             }
+        }
+    }
+
+    /// Which of the uses of its consumer it is.
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The stream is about to be given a cursor.
+    pub fn sent(&self, offset: Offset) {
+        let mut all = self.attached.uses();
+        let own = all.get_mut(&self.name).and_then(|uses| uses.uses.iter_mut().find(|one| one.number == self.number));
+        if let Some(Use { sent: sent @ (Sent::Nothing | Sent::UpTo(_)), .. }) = own {
+            *sent = Sent::UpTo(offset);
         }
     }
 
@@ -192,6 +241,31 @@ mod tests {
         let later = attached.enter(&name("a"));
         later.take_over();
         assert_eq!((owner.ended(), later.ended()), (Some(Ended::Deleted), None), "the first reason stays");
+    }
+
+    #[test]
+    fn after_a_reset_only_what_its_stream_was_sent_may_be_acknowledged_until_another_has_it() {
+        let attached = Arc::new(Attached::default());
+        let may = |offsets: [Offset; 3]| offsets.map(|offset| attached.may_acknowledge(&name("a"), offset));
+        let before = attached.enter(&name("a"));
+        before.take_over();
+        before.sent(9);
+        assert_eq!(may([0, 9, 10]), [true; 3]);
+        let reset = attached.enter(&name("a"));
+        attached.reset(&name("a"), reset.number(), None);
+        assert_eq!(may([0, 9, 10]), [false; 3]);
+        reset.take_over();
+        reset.sent(9);
+        assert_eq!(may([0, 9, 10]), [true, true, false]);
+        let after = attached.enter(&name("a"));
+        attached.reset(&name("a"), after.number(), Some(4));
+        assert_eq!(may([4, 5, 9]), [true, false, false]);
+        drop(after);
+        let after = attached.enter(&name("a"));
+        after.take_over();
+        assert_eq!(may([9, 10, 11]), [true; 3], "the reset one has it no more");
+        drop((before, reset, after));
+        assert_eq!(may([9, 10, 11]), [true; 3]);
     }
 
     #[tokio::test]
