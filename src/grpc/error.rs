@@ -66,6 +66,10 @@ pub(super) enum Error {
     ConsumerTakenOver,
     #[error("the consumer was deleted")]
     ConsumerDeleted,
+    #[error(
+        "the consumer was reset, and its open stream has not been sent this cursor; what acknowledges it is of before the reset"
+    )]
+    CursorNotSent,
     #[error("there is no such consumer")]
     NoSuchConsumer,
     #[error("there are {0} consumers, which is the limit; delete one")]
@@ -176,6 +180,7 @@ impl Error {
             Self::EpochChanged(_) | Self::ConsumerEpoch(_) => (Code::OutOfRange, "EPOCH_CHANGED"),
             Self::ConsumerTakenOver => (Code::Aborted, "CONSUMER_TAKEN_OVER"),
             Self::ConsumerDeleted => (Code::Aborted, "CONSUMER_DELETED"),
+            Self::CursorNotSent => (Code::FailedPrecondition, "CURSOR_NOT_SENT"),
             Self::NoSuchConsumer => (Code::NotFound, "CONSUMER_NOT_FOUND"),
             Self::ConsumersLimit(_) => (Code::ResourceExhausted, "CONSUMERS_LIMIT"),
             Self::Store(_) => (Code::Unavailable, "STORE_UNAVAILABLE"),

@@ -101,6 +101,9 @@ impl Subscription {
                 Ok(response) => {
                     subscription.sent = Instant::now();
                     subscription.seat.moved(subscription.at);
+                    if let Some(attachment) = subscription.attachment.as_ref().filter(|_| !response.cursor.is_empty()) {
+                        attachment.sent(subscription.at);
+                    }
                     subscription.shared.metrics.delivered.inc_by(response.events.len() as u64);
                     Some((Ok(response), Some(subscription)))
                 }
