@@ -33,6 +33,9 @@ fn outside(facts: &Facts<'_>, verdict: &mut Verdict) {
     }
 }
 
+/// The close code of a connection whose messages the log did not take in time.
+const OVERLOADED: u16 = 1013;
+
 /// What the log has of a client is what the client sent, from the first on and without a hole.
 fn inbound(facts: &Facts<'_>, life: &Life<'_>, verdict: &mut Verdict) {
     let sessions: Vec<_> = life.sessions.iter().map(|at| &facts.sessions[*at]).collect();
@@ -62,6 +65,10 @@ fn inbound(facts: &Facts<'_>, life: &Life<'_>, verdict: &mut Verdict) {
     }
     // A client that closed after its last message, and was not closed before, was read to the end; so was one at rest.
     let Some(last) = sessions.last() else { return };
+    // One that was closed because the log could not take what it said was told so, and was not read to its end.
+    if last.closed.is_some_and(|(_, code, _)| code == OVERLOADED) {
+        return;
+    }
     let whole = match last.closing {
         Some((_, how)) => life.cause() == Some("client_closed") && matches!(how, "close" | "empty" | "bye"),
         None => facts.quiets.iter().any(|quiet| {
