@@ -1,5 +1,7 @@
 //! The file behind the store: opened with care, and opened anew after it failed.
 
+use std::fs::File;
+use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{PoisonError, RwLock};
@@ -27,7 +29,8 @@ impl Database {
     }
 
     pub(super) fn open(path: &Path) -> Result<Self, StoreError> {
-        Ok(Self { open: RwLock::new(Some(open(path)?)), path: Some(path.to_owned()) })
+        let database = if was_made(path)? { open(path) } else { make(path) };
+        Ok(Self { open: RwLock::new(Some(database?)), path: Some(path.to_owned()) })
     }
 
     /// One transaction, synced when this returns. After a failure in the file the database is closed: redb takes no more of a file that
@@ -77,9 +80,55 @@ fn builder() -> redb::Builder {
     builder
 }
 
-/// Damage from outside may make redb panic where it opens a file.
+/// The file beside the database that says that there is one: without it, one that somebody took away would begin anew without a word.
+fn mark(path: &Path) -> PathBuf {
+    path.with_extension("made")
+}
+
+fn was_made(path: &Path) -> Result<bool, StoreError> {
+    let mark = mark(path);
+    mark.try_exists().map_err(|error| StoreError::Failed(format!("{}: {error}", mark.display()).into()))
+}
+
+/// Makes the file if it is not there, and notes that; both are durable when this returns.
+fn make(path: &Path) -> Result<redb::Database, StoreError> {
+    let database = opened(path, |path| builder().create(path))?;
+    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let noted = || {
+        let directory = File::open(directory)?;
+        // The file first: the mark must not be there without it.
+        directory.sync_all()?;
+        File::create(mark(path))?.sync_all()?;
+        directory.sync_all()
+    };
+    noted().map_err(|error: io::Error| StoreError::Failed(format!("{}: {error}", mark(path).display()).into()))?;
+    Ok(database)
+}
+
+/// Opens the file that was made.
 fn open(path: &Path) -> Result<redb::Database, StoreError> {
-    let opened = catch_unwind(AssertUnwindSafe(|| builder().create(path)));
+    let gone = match path.metadata() {
+        Ok(found) if found.len() == 0 => "is empty",
+        Err(error) if error.kind() == io::ErrorKind::NotFound => "is missing",
+        // What else is wrong with it is found out by opening it.
+        _ => return opened(path, |path| builder().open(path)),
+    };
+    Err(StoreError::Failed(
+        format!(
+            "{} {gone}, and the stored messages and the positions of consumers were in it: put it back, or, to go on without them, remove {}",
+            path.display(),
+            mark(path).display()
+        )
+        .into(),
+    ))
+}
+
+/// Damage from outside may make redb panic where it opens a file.
+fn opened(
+    path: &Path,
+    open: impl FnOnce(&Path) -> Result<redb::Database, redb::DatabaseError>,
+) -> Result<redb::Database, StoreError> {
+    let opened = catch_unwind(AssertUnwindSafe(|| open(path)));
     let opened = opened.map_err(|_| StoreError::Failed(format!("{} is damaged", path.display()).into()))?;
     opened.map_err(|error| StoreError::Failed(format!("{}: {error}", path.display()).into()))
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::timeout;
 
 use database::Database;
@@ -25,7 +25,10 @@ const QUEUE: usize = 1_024;
 /// Writes that share a transaction at most.
 const BATCH: usize = 512;
 
-/// How long a write waits for room in the queue, and then for its sync.
+/// Reads at once; more of them wait, up to [`DEADLINE`]. Each has a thread, also when whoever asked has given up on a disk that does not answer.
+const READS: usize = 64;
+
+/// How long a write waits for room in the queue, and then for its sync; and a read for all it waits for.
 pub const DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why the store did not do what it was asked.
@@ -38,7 +41,7 @@ pub enum StoreError {
     /// The queue was full for [`DEADLINE`]. The write did not happen.
     #[error("the store is too busy")]
     Busy,
-    /// The write was not synced within [`DEADLINE`]. It may still happen.
+    /// The write was not synced within [`DEADLINE`], and may still happen; or nothing was read within it.
     #[error("the store did not finish in time")]
     Late,
 }
@@ -58,6 +61,7 @@ pub type Outcome<T> = Result<T, redb::Error>;
 pub struct Store {
     writes: mpsc::Sender<Box<dyn Write>>,
     database: Arc<Database>,
+    reads: Arc<Semaphore>,
 }
 
 impl Store {
@@ -69,10 +73,10 @@ impl Store {
         Self::over(Database::in_memory()?)
     }
 
-    /// The store in a file, which is made if it is not there. Repairs by itself what an unclean end left.
+    /// The store in a file, which is made if it never was there: a file beside it notes that it was made. Repairs by itself what an unclean end left.
     ///
     /// # Errors
-    /// [`StoreError::Failed`] if it is damaged, held by another process, or cannot be read or written.
+    /// [`StoreError::Failed`] if it is damaged, missing, held by another process, or cannot be read or written.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
         Self::over(Database::open(path)?)
     }
@@ -85,7 +89,7 @@ impl Store {
             .name("store".to_owned())
             .spawn(move || run(&owned, queue))
             .map_err(|error| StoreError::of(&error))?;
-        Ok(Self { writes, database })
+        Ok(Self { writes, database, reads: Arc::new(Semaphore::new(READS)) })
     }
 
     /// Writes, and answers once it is synced.
@@ -109,14 +113,23 @@ impl Store {
     /// Reads what is synced.
     ///
     /// # Errors
-    /// [`StoreError::Failed`].
+    /// [`StoreError::Failed`], or [`StoreError::Late`].
     pub async fn read<T: Send + 'static>(
         &self,
         work: impl FnOnce(&ReadTransaction) -> Outcome<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let database = Arc::clone(&self.database);
-        let read = tokio::task::spawn_blocking(move || database.read(work)).await;
-        read.unwrap_or_else(|_| Err(StoreError::Failed("the read was cut short".into())))
+        let (database, reads) = (Arc::clone(&self.database), Arc::clone(&self.reads));
+        let cut_short = || StoreError::Failed("the read was cut short".into());
+        let reading = async {
+            let place = reads.acquire_owned().await.map_err(|_| cut_short())?;
+            let read = tokio::task::spawn_blocking(move || {
+                let read = database.read(work);
+                drop(place);
+                read
+            });
+            read.await.unwrap_or_else(|_| Err(cut_short()))
+        };
+        timeout(DEADLINE, reading).await.unwrap_or(Err(StoreError::Late))
     }
 
     /// Reads before there is a runtime, at the start.
@@ -227,6 +240,59 @@ mod tests {
         assert_eq!(get(&store, "a").await, Some(1));
         store.write(put("a", 3)).await.expect("written");
         assert_eq!(get(&store, "a").await, Some(3));
+    }
+
+    #[tokio::test]
+    async fn a_read_that_does_not_end_is_given_up_and_so_is_one_that_finds_no_place() {
+        let store = Store::in_memory().expect("a store");
+        store.write(put("a", 1)).await.expect("written");
+        let (go_on, told) = std::sync::mpsc::channel::<()>();
+        let told = Arc::new(std::sync::Mutex::new(told));
+        let mut stuck = tokio::task::JoinSet::new();
+        for _ in 0..=READS {
+            let (store, told) = (store.clone(), Arc::clone(&told));
+            stuck.spawn(async move {
+                let read = store.read(move |_| {
+                    let _ = told.lock().map(|told| told.recv());
+                    Ok(())
+                });
+                read.await
+            });
+        }
+        tokio::task::yield_now().await;
+        tokio::time::pause();
+        let mut late = 0;
+        for _ in 0..100 {
+            tokio::time::advance(Duration::from_secs(1)).await;
+            while let Some(outcome) = stuck.try_join_next() {
+                assert_eq!(outcome.expect("done"), Err(StoreError::Late));
+                late += 1;
+            }
+        }
+        assert_eq!(late, READS + 1);
+        tokio::time::resume();
+        drop(go_on);
+        assert_eq!(get(&store, "a").await, Some(1));
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_made_and_is_gone_is_not_made_anew_without_a_word() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("store.redb");
+        drop(Store::open(&path).expect("made"));
+        while Store::open(&path).is_err() {
+            tokio::task::yield_now().await;
+        }
+        std::fs::remove_file(&path).expect("removed");
+        let refused = || Store::open(&path).err().expect("refused").to_string();
+        let text = refused();
+        assert!(text.contains("store.redb is missing") && text.contains("store.made"), "{text}");
+        assert!(!path.exists());
+        std::fs::write(&path, "").expect("written");
+        assert!(refused().contains("store.redb is empty"));
+        std::fs::remove_file(directory.path().join("store.made")).expect("removed");
+        let store = Store::open(&path).expect("made anew");
+        store.write(put("a", 1)).await.expect("written");
     }
 
     #[test]
