@@ -129,7 +129,7 @@ impl Drain {
     }
 
     fn report(&self, connections: &[Arc<Connection>]) -> bool {
-        let head = self.registry.log().bounds().head;
+        let head = self.registry.log().head();
         let gone = |connection: &&Arc<Connection>| connection.ended_at().is_some_and(|offset| offset <= head);
         let closed = connections.iter().filter(gone).count();
         let done = closed == connections.len();

@@ -82,13 +82,15 @@ impl Outbox {
         queue.push(frame, limits).map_err(|(refused, _)| refused)
     }
 
-    /// Adds a stored message. With the last of them the outbox is open to others again, in the same moment, so that nothing comes between.
+    /// Adds a stored message; an empty outbox takes one of any size, or it could never be sent once the limits are lower than they were when it
+    /// was stored. With the last of them the outbox is open to others again, in the same moment, so that nothing comes between.
     ///
     /// # Errors
     /// [`Refused`], with the frame handed back.
     pub fn push_mail(&self, frame: Frame, limits: OutboxLimits, last: bool) -> Result<(), (Refused, Frame)> {
         let mut queue = self.queue();
-        queue.push(frame, limits)?;
+        let bytes = if queue.frames.is_empty() { usize::MAX } else { limits.bytes };
+        queue.push(frame, OutboxLimits { bytes, ..limits })?;
         queue.held &= !last;
         Ok(())
     }
@@ -264,6 +266,16 @@ mod tests {
         outbox.hold(true);
         outbox.close();
         assert_eq!(outbox.push(frame(1), LIMITS), Err(Refused::Closed));
+    }
+
+    #[tokio::test]
+    async fn an_empty_one_takes_a_stored_message_of_any_size() {
+        let outbox = Outbox::default();
+        assert_eq!(outbox.push(frame(11), LIMITS), Err(Refused::Full));
+        assert!(outbox.push_mail(frame(11), LIMITS, false).is_ok());
+        assert!(outbox.push_mail(frame(1), LIMITS, false).is_err());
+        assert!(outbox.pop(Instant::now()).0.is_some());
+        assert!(outbox.push_mail(frame(11), LIMITS, true).is_ok());
     }
 
     #[tokio::test(start_paused = true)]

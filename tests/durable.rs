@@ -132,6 +132,39 @@ async fn a_second_process_may_not_have_the_directory_and_the_first_does_not_noti
     process.connect_seen("a", &mut events).await;
 }
 
+#[tokio::test]
+async fn a_start_that_reads_for_long_ends_at_a_signal() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut process = start(&directory).await;
+    drop(process.connect("a").await);
+    process.signal("TERM");
+    assert_eq!(process.exit_code(SOON).await, Some(0));
+    let journal = directory.path().join("data/journal");
+    let entries = std::fs::read_dir(&journal).expect("a directory");
+    let mut files = entries.map(|entry| entry.expect("an entry").path());
+    let segment = files.find(|path| path.extension().is_some_and(|suffix| suffix == "seg")).expect("a segment");
+    // Opening a pipe that nobody writes to takes for ever.
+    std::fs::remove_file(&segment).expect("removed");
+    let made = std::process::Command::new("mkfifo").arg(&segment).status().expect("runs");
+    assert!(made.success());
+    let mut command = crate::harness::process::command();
+    command.args(anywhere(&data_dir(&directory))).stdout(std::process::Stdio::null());
+    let mut child = command.spawn().expect("starts");
+    let id = child.id().expect("runs");
+    // It holds the directory once it reads it, with its ears open.
+    eventually("it reads", async || {
+        let open = std::fs::read_dir(format!("/proc/{id}/fd")).ok()?;
+        let mut links = open.flatten().filter_map(|file| std::fs::read_link(file.path()).ok());
+        links.find(|path| path.ends_with("LOCK"))
+    })
+    .await;
+    assert!(child.try_wait().expect("asked").is_none());
+    let status = std::process::Command::new("kill").args(["-TERM", &id.to_string()]).status().expect("runs");
+    assert!(status.success());
+    let ended = tokio::time::timeout(SOON, child.wait()).await.expect("soon").expect("waited for");
+    assert_eq!(ended.code(), Some(0));
+}
+
 fn anywhere(data_dir: &str) -> Vec<&str> {
     let ports = ["--ws-listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0", "--grpc-listen", "127.0.0.1:0"];
     [&ports[..], &["--set", "telemetry.log=error", "--set", data_dir]].concat()
@@ -208,7 +241,7 @@ async fn a_disk_that_takes_nothing_more_keeps_newcomers_out_loses_nobody_and_rec
     assert_eq!(events.disconnected().await.0.client_id, "bob");
     eventually("it is ready", || async { (process.admin_get("/readyz").await.0 == 200).then_some(()) }).await;
     assert!(serving("heartwire.v1.EventService").await);
-    process.connect_seen("carol", &mut events).await;
+    let _carol = process.connect_seen("carol", &mut events).await;
     let seen = until_head(&process, process.events_from(Start::Beginning(Default::default())).await).await;
     kill(process).await;
 

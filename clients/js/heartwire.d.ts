@@ -21,6 +21,8 @@ export interface WebSocketLike {
   onclose: ((event: any) => void) | null;
   send(data: string): void;
   close(code?: number, reason?: string): void;
+  /** Cuts the socket, where it can be: that of `ws`. Where not, one that is given up is closed with the code 4499. */
+  terminate?(): void;
 }
 
 export interface Options {
@@ -43,6 +45,8 @@ export interface Options {
   longestMs?: number;
   /** A source of randomness from 0 up to 1, for tests. */
   random?: () => number;
+  /** Milliseconds that are never set back, for tests. Default: `performance.now`. */
+  now?: () => number;
 }
 
 export interface About {
@@ -69,15 +73,32 @@ export interface Message {
   seq: number;
 }
 
-export interface Closed {
+/** The socket has closed or was lost, and the client tries again. */
+export interface ClosedForNow {
   /** The close code; 1006 if the socket was lost. */
   code: number;
   reason: string;
-  /** Whether the client is closed for good. */
-  final: boolean;
-  /** Otherwise, when it tries again. */
-  reconnectInMs?: number;
+  final: false;
+  /** After how long it tries again. */
+  reconnectInMs: number;
+  uncertain?: undefined;
+  unsent?: undefined;
 }
+
+/** The client is closed, by the server or by `close`. */
+export interface ClosedForGood {
+  /** The close code; that of the server's `bye` if its Close was lost. */
+  code: number;
+  reason: string;
+  final: true;
+  reconnectInMs?: undefined;
+  /** Messages that were sent and not acknowledged, oldest first: they may have been received or not. */
+  uncertain: (string | ArrayBuffer | ArrayBufferView)[];
+  /** Messages that were queued and never sent, oldest first. */
+  unsent: (string | ArrayBuffer | ArrayBufferView)[];
+}
+
+export type Closed = ClosedForNow | ClosedForGood;
 
 export interface Events {
   /** The first session has begun. */
@@ -88,7 +109,7 @@ export interface Events {
   resumed: About;
   /** The session could not be resumed and another has begun; messages to the client may have been missed. */
   newsession: NewSession;
-  /** The socket has closed or was lost. */
+  /** The socket has closed or was lost; `final` tells whether for good. */
   close: Closed;
   /** Every message that was sent is acknowledged. */
   drain: undefined;
@@ -113,6 +134,6 @@ export declare class HeartwireClient {
    * @throws SendError if the queue is full, the message is larger than the server takes, or the client is closed
    */
   send(data: string | ArrayBuffer | ArrayBufferView): void;
-  /** Ends the session and the client; `code` is 1000 or from 3000 to 4999. What is not acknowledged may be lost: `drain` tells when nothing is. */
+  /** Ends the session and the client; `code` is 1000 or from 3000 to 4999. What is not acknowledged may be lost: `drain` tells when nothing is, and the `close` event what was. */
   close(code?: number, reason?: string): void;
 }

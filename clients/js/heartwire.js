@@ -6,16 +6,21 @@ export const SUBPROTOCOL = "heartwire.v1.json";
 const CONNECT_TIMEOUT_MS = 15_000; // From the first attempt to connect to the server's hello.
 const ANSWER_TIMEOUT_MS = 10_000; // For the answer to a heartbeat, or half the interval if that is less.
 const CLOSE_TIMEOUT_MS = 2_000; // For the server's Close after our bye.
-const STEADY_MS = 10_000; // A socket that lived for so long was a success: backing off begins anew.
+const STEADY_MS = 10_000; // A socket that lived for so long after its hello was a success: backing off begins anew.
 const MOST_BUFFERED = 1 << 20; // Bytes that may wait in the socket before no more messages are given to it.
+const BUDGET_MS = 1_000; // How much of its rate may reach the server at once; it takes twice as much.
+const DEFAULT_RATES = [100, 256 * 1_024]; // Messages and bytes a second, of a server that does not say.
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+const LOST = [1005, 1006, 1015]; // Not sent by anybody: the socket ended without a Close.
+const REPLACED = 4409;
+const LOST_BY_CLIENT = 4499; // Our Close where a socket cannot be cut: lost, to be resumed.
 
 /** What a close code calls for: "no", "yes" or "backoff". The table of the protocol; what is not in it was somebody's intention. */
 export function reconnectAfter(code) {
   switch (code) {
     case 1001: case 1012: case 4404: case 4408: case 4411: case 4412: case 4413:
       return "yes";
-    // Not sent by anybody: the socket was lost.
-    case 1005: case 1006: case 1015:
+    case 1005: case 1006: case 1015: // LOST
       return "yes";
     case 1011: case 1013: case 4410: case 4429:
       return "backoff";
@@ -42,6 +47,7 @@ export class HeartwireClient {
   #url;
   #options;
   #WebSocket;
+  #now; // Milliseconds that are never set back, unlike the time of day.
   #listeners = new Map();
   #state = "connecting";
   #socket = null;
@@ -53,11 +59,19 @@ export class HeartwireClient {
   #queue = []; // Not acknowledged, oldest first; those with a number were sent. Bounded by maxQueue and maxQueueBytes.
   #queueBytes = 0;
   #sent = 0; // How many of them were given to the present socket.
-  #attempt = 0;
-  #hintMs = null;
-  #spoken = false; // Whether the server's hello has come on this socket.
+  #attempt = 0; // Of connecting, since it last went well.
+  #resumes = 0; // How many resumes of this session were sent; each carries its number.
+  #strays = 0; // How many of them may still reach the server, on a socket that ended unanswered.
+  #resuming = false; // Whether a resume was sent on this socket.
+  #lostAt = null; // When the session lost its socket.
+  #doubted = null; // A final Close that may not be the session's end; what a resume finds decides.
+  #pardoned = false; // Whether a final Close without a word of the server was passed over since all was last well.
+  #greeted = false; // Whether our hello or resume was sent on this socket.
+  #spokenAt = null; // When the server's hello came on this socket.
+  #lastWord = null; // The server's bye or error on this socket.
   #heard = false; // Whether anything has come since the last heartbeat.
-  #tokens = null;
+  #beatAt = 0; // When the last heartbeat was due or sent.
+  #pace = new Pace();
   #timers = new Map();
 
   constructor(url, options = {}) {
@@ -72,6 +86,7 @@ export class HeartwireClient {
       random: Math.random,
       ...options,
     };
+    this.#now = options.now ?? (() => performance.now());
     this.#WebSocket = options.WebSocket ?? globalThis.WebSocket;
     if (!this.#WebSocket) throw new TypeError("there is no global WebSocket: pass one as options.WebSocket");
     // Back on the network: no need to wait.
@@ -106,7 +121,7 @@ export class HeartwireClient {
     if (this.#state === "closed") throw new SendError("CLOSED", "the client is closed");
     let member;
     if (typeof data === "string") {
-      member = `"text":${JSON.stringify(data.toWellFormed?.() ?? data)}`;
+      member = `"text":${JSON.stringify(wellFormed(data))}`;
     } else if (data instanceof ArrayBuffer || ArrayBuffer.isView(data)) {
       member = `"data":"${toBase64(data)}"`;
     } else {
@@ -129,17 +144,17 @@ export class HeartwireClient {
   close(code = 1000, reason = "") {
     if (this.#state === "closed") return;
     const socket = this.#socket;
-    if (socket && this.#spoken) {
-      this.#say({ type: "bye", code, reason });
+    if (socket && this.#greeted) {
+      this.#say({ type: "bye", code, reason: wellFormed(reason) });
       // The server answers with a Close; without one it is over all the same.
-      setTimeout(() => abandon(socket), CLOSE_TIMEOUT_MS).unref?.();
+      setTimeout(() => abandon(socket, 1000), CLOSE_TIMEOUT_MS).unref?.();
       this.#leave(socket);
     } else if (socket) {
       this.#leave(socket);
-      abandon(socket);
+      abandon(socket, 1000);
     }
     this.#socket = null;
-    this.#end({ code, reason, final: true });
+    this.#end(code, reason);
   }
 
   // Events
@@ -184,30 +199,46 @@ export class HeartwireClient {
 
   #connect() {
     this.#cancelAll();
+    if (this.#session && this.#windowIsOver()) {
+      this.#session = null;
+      if (this.#doubted) {
+        this.#end(this.#doubted.code, this.#doubted.reason);
+        return;
+      }
+    }
     this.#state = "connecting";
-    this.#spoken = false;
+    this.#greeted = this.#resuming = false;
+    this.#spokenAt = this.#lastWord = null;
     let socket;
     try {
       socket = new this.#WebSocket(this.#url, SUBPROTOCOL);
     } catch (error) {
       // The URL is none; no attempt would do better.
-      this.#end({ code: 1006, reason: String(error), final: true });
+      this.#end(1006, String(error));
       return;
     }
-    const began = Date.now();
     this.#socket = socket;
     socket.binaryType = "arraybuffer";
     socket.onopen = () => this.#greet();
     socket.onmessage = ({ data }) => this.#take(data);
     // A close follows.
     socket.onerror = () => {};
-    socket.onclose = ({ code, reason }) => this.#closed(code, reason, Date.now() - began);
+    socket.onclose = ({ code, reason }) => this.#closed(code, reason);
     this.#after("hello", CONNECT_TIMEOUT_MS, () => this.#lose("no hello in time"));
   }
 
+  /** Whether a resume can only be in vain; the server may have noticed the loss as late as by its heartbeat timeout. */
+  #windowIsOver() {
+    const { resume_window_ms: windowMs, heartbeat_timeout_ms: timeoutMs } = this.#session;
+    return windowMs === 0 || this.#now() - this.#lostAt > windowMs + timeoutMs;
+  }
+
   #greet() {
+    this.#greeted = true;
     if (this.#session) {
-      this.#say({ type: "resume", session: this.#session.session, received: this.#received });
+      this.#resuming = true;
+      this.#resumes += 1;
+      this.#say({ type: "resume", session: this.#session.session, received: this.#received, attempt: this.#resumes });
     } else {
       this.#say({ type: "hello", client_id: this.#options.clientId });
     }
@@ -226,8 +257,10 @@ export class HeartwireClient {
     const socket = this.#socket;
     if (!socket) return;
     this.#leave(socket);
-    abandon(socket);
-    this.#closed(1006, reason, 0);
+    // A session whose hello has not come cannot be resumed, and need not be kept.
+    if (this.#session) abandon(socket, LOST_BY_CLIENT, "Lost");
+    else abandon(socket, 1000);
+    this.#closed(1006, reason);
   }
 
   /** Nothing of this socket is listened to any more. */
@@ -237,32 +270,66 @@ export class HeartwireClient {
     socket.onerror = () => {};
   }
 
-  #closed(code, reason, livedMs) {
+  #closed(code, reason) {
+    const said = this.#lastWord;
+    // The Close that was to follow a bye got lost.
+    if (said?.type === "bye" && Number.isInteger(said.code) && LOST.includes(code)) ({ code, reason } = said);
+    const spoken = this.#spokenAt !== null;
+    const now = this.#now();
     this.#socket = null;
     this.#cancelAll();
-    if (livedMs >= STEADY_MS) this.#attempt = 0;
-    // A Close ends the session, and so does what the server has said before it; a lost socket does not.
-    if (![1005, 1006, 1015].includes(code)) this.#session = null;
-    const what = reconnectAfter(code);
+    if (spoken && now - this.#spokenAt >= STEADY_MS) {
+      this.#attempt = 0;
+      this.#pardoned = false;
+    }
+    this.#lostAt ??= now;
+    if (this.#resuming && !spoken && !said && code < 4000) this.#strays += 1;
+    let what = reconnectAfter(code);
+    if (what === "no" && this.#session && this.#mayPass(code, said)) {
+      this.#doubted = { code, reason };
+      what = "yes";
+    } else if (said || !mayGoOn(code, spoken)) {
+      this.#session = null;
+    }
+    if (!this.#session && this.#doubted) {
+      // It was meant. To begin anew would take the id from whoever has it now.
+      if (what !== "no") ({ code, reason } = this.#doubted);
+      what = "no";
+    }
     if (what === "no") {
-      this.#end({ code, reason, final: true });
+      this.#end(code, reason);
       return;
     }
     this.#state = "waiting";
     if (what === "backoff") this.#attempt = Math.max(this.#attempt, 3);
-    const hint = this.#hintMs ?? hintIn(reason);
-    this.#hintMs = null;
+    const hint = said?.reconnect_after_ms ?? hintIn(reason);
     const delayMs = (hint ?? 0) + backoff(this.#attempt, this.#options, this.#options.random);
     this.#attempt += 1;
     this.#after("connect", delayMs, () => this.#connect());
     this.#emit("close", { code, reason, final: false, reconnectInMs: delayMs });
   }
 
-  #end(detail) {
+  /** Whether a final Close may not have been meant for the session, which is to be seen by a resume. */
+  #mayPass(code, said) {
+    if (code === REPLACED) {
+      // A resume of our own that came late took the session over; each does so once at most.
+      if (this.#strays === 0) return false;
+      this.#strays -= 1;
+      return true;
+    }
+    // The server says why before it closes a session: this Close is of something between. If it comes again it has a cause that stays.
+    if (said || code >= 4000 || this.#pardoned) return false;
+    this.#pardoned = true;
+    return true;
+  }
+
+  #end(code, reason) {
     this.#cancelAll();
     globalThis.removeEventListener?.("online", this.#online);
     this.#state = "closed";
-    this.#emit("close", detail);
+    const uncertain = this.#queue.filter(({ seq }) => seq > 0).map(({ data }) => data);
+    const unsent = this.#queue.filter(({ seq }) => seq === 0).map(({ data }) => data);
+    this.#emit("close", { code, reason, final: true, uncertain, unsent });
   }
 
   // Envelopes
@@ -273,10 +340,13 @@ export class HeartwireClient {
     try {
       envelope = JSON.parse(data);
     } catch {
+      // As if it were no object.
+    }
+    if (typeof envelope?.type !== "string") {
       this.#lose("the server does not speak the protocol");
       return;
     }
-    if (!this.#spoken && !["hello", "error", "bye"].includes(envelope.type)) {
+    if (this.#spokenAt === null && !["hello", "error", "bye"].includes(envelope.type)) {
       this.#lose("the server has not said hello");
       return;
     }
@@ -289,27 +359,29 @@ export class HeartwireClient {
         this.#receive(envelope);
         break;
       case "bye":
-        this.#session = null;
-        this.#hintMs = envelope.reconnect_after_ms ?? null;
-        break;
       case "error":
-        this.#session = null;
+        this.#lastWord = envelope;
+        break;
+      case "heartbeat":
+        this.#retune(envelope);
         break;
       default:
-      // A heartbeat, an acknowledgement, or something newer than this client.
+      // An acknowledgement, or something newer than this client.
     }
   }
 
   #welcome(hello) {
     this.#cancel("hello");
-    this.#spoken = true;
+    const now = this.#now();
+    this.#spokenAt = this.#beatAt = now;
+    this.#lostAt = this.#doubted = null;
     this.#state = "open";
     this.#sent = 0;
-    const session = { ...hello };
     const about = { clientId: hello.client_id, connectionId: hello.connection_id };
-    this.#session = session;
-    this.#tokens ??= new Tokens();
-    this.#tokens.set(hello.messages_per_second, hello.bytes_per_second);
+    this.#session = { ...hello };
+    // A new session is not charged for what came before it.
+    if (!hello.resumed) this.#pace = new Pace();
+    this.#pace.begin([hello.messages_per_second, hello.bytes_per_second], now);
     this.#beat();
     if (hello.resumed) {
       this.#acknowledged(hello.received);
@@ -323,6 +395,7 @@ export class HeartwireClient {
       this.#queue = this.#queue.filter((message) => message.bytes <= hello.max_message_bytes);
       this.#queueBytes = this.#queue.reduce((sum, message) => sum + message.bytes, 0);
       this.#received = this.#told = this.#numbered = 0;
+      this.#resumes = this.#strays = 0;
       const refused = tooBig.map((message) => message.data);
       if (this.#hadSession) {
         this.#emit("newsession", { ...about, uncertain: uncertain.map((message) => message.data), refused });
@@ -355,29 +428,35 @@ export class HeartwireClient {
   }
 
   #acknowledged(received) {
+    const now = this.#now();
     let count = 0;
     while (count < this.#queue.length && this.#queue[count].seq > 0 && this.#queue[count].seq <= received) {
-      this.#queueBytes -= this.#queue[count].bytes;
+      const { bytes } = this.#queue[count];
+      this.#queueBytes -= bytes;
+      if (count < this.#sent) this.#pace.arrived(bytes, now);
       count += 1;
     }
     if (count === 0) return;
     this.#queue.splice(0, count);
     this.#sent = Math.max(0, this.#sent - count);
     if (this.#queue.length === 0) this.#emit("drain");
+    this.#pump();
   }
 
   /** Gives the socket what it has not been given, no faster than the server reads it. */
   #pump() {
-    if (!this.#spoken || !this.#socket || this.#timers.has("pump")) return;
+    if (this.#spokenAt === null || !this.#socket || this.#lastWord || this.#timers.has("pump")) return;
     while (this.#sent < this.#queue.length) {
       const message = this.#queue[this.#sent];
-      const waitMs = this.#socket.bufferedAmount > MOST_BUFFERED ? 50 : this.#tokens.take(message.bytes);
+      const waitMs = this.#socket.bufferedAmount > MOST_BUFFERED ? 50 : this.#pace.wait(message.bytes, this.#now());
       if (waitMs > 0) {
-        this.#after("pump", waitMs, () => this.#pump());
+        // For ever: until the next acknowledgement.
+        if (waitMs < Infinity) this.#after("pump", waitMs, () => this.#pump());
         return;
       }
       message.seq ||= this.#numbered += 1;
       this.#sent += 1;
+      this.#pace.sent(message.bytes);
       try {
         this.#socket.send(`{"type":"message","seq":${message.seq},${message.member}}`);
       } catch {
@@ -388,39 +467,92 @@ export class HeartwireClient {
 
   // Heartbeats
 
+  /** Sends the next one when it is due, and each an interval after the last; whether it is answered is another timer's business. */
   #beat() {
     const interval = this.#session.heartbeat_interval_ms;
-    this.#after("beat", interval, () => {
+    if (!(interval > 0)) return;
+    const dueMs = Math.max(0, this.#beatAt + interval - this.#now());
+    this.#after("beat", Math.min(dueMs, LONGEST_TIMER_MS), () => {
+      this.#beatAt = this.#now();
       this.#heard = false;
       this.#say({ type: "heartbeat", received: (this.#told = this.#received) });
       this.#after("answer", Math.min(ANSWER_TIMEOUT_MS, interval / 2), () => {
-        if (this.#heard) this.#beat();
-        else this.#lose("the server does not answer");
+        if (!this.#heard) this.#lose("the server does not answer");
       });
+      this.#beat();
     });
+  }
+
+  /** A backend may have set others than the server's hello said. */
+  #retune({ heartbeat_interval_ms: interval, heartbeat_timeout_ms: timeout }) {
+    if (timeout > 0) this.#session.heartbeat_timeout_ms = timeout;
+    if (interval > 0 && interval !== this.#session.heartbeat_interval_ms) {
+      this.#session.heartbeat_interval_ms = interval;
+      this.#beat();
+    }
   }
 }
 
-/** Two token buckets: as many messages and bytes a second as the server lets through, and a second's worth at once. */
-class Tokens {
-  #buckets = [];
+/**
+ * How much may be sent without the server's two token buckets, of messages and of bytes, ever overflowing. Nobody knows when a message arrives
+ * but that it has when it is acknowledged: what is acknowledged is charged then, as late as it can be, and what is not may all arrive at once.
+ */
+class Pace {
+  #rates = [0, 0]; // A second; 0 for no limit.
+  #readyAt = [-Infinity, -Infinity]; // When the buckets are empty at the latest, without what is on its way.
+  #onTheWay = [0, 0]; // Messages and bytes.
 
-  set(...rates) {
-    this.#buckets = rates.map((rate, index) => ({ rate: rate ?? 0, readyAt: this.#buckets[index]?.readyAt ?? 0 }));
+  /** A socket begins. What was on its way on the last one has arrived by now, or never will. */
+  begin(rates, now) {
+    this.#charge(this.#onTheWay, now);
+    this.#onTheWay = [0, 0];
+    this.#rates = rates.map((rate, index) => rate ?? DEFAULT_RATES[index]);
   }
 
-  /** Takes one message of so many bytes, and answers 0; or how many milliseconds to wait for it. */
-  take(bytes) {
-    const now = Date.now();
-    const late = this.#buckets.map(({ rate, readyAt }) => (rate > 0 ? Math.min(1_000, readyAt - now - 1_000) : 0));
-    const waitMs = Math.max(0, ...late);
-    if (waitMs > 0) return Math.ceil(waitMs);
-    [1, bytes].forEach((cost, index) => {
-      const bucket = this.#buckets[index];
-      if (bucket.rate > 0) bucket.readyAt = Math.max(now, bucket.readyAt) + (cost * 1_000) / bucket.rate;
+  sent(bytes) {
+    this.#onTheWay = [this.#onTheWay[0] + 1, this.#onTheWay[1] + bytes];
+  }
+
+  arrived(bytes, now) {
+    this.#onTheWay = [this.#onTheWay[0] - 1, this.#onTheWay[1] - bytes];
+    this.#charge([1, bytes], now);
+  }
+
+  /** How many milliseconds to wait before a message of so many bytes; Infinity: until something is acknowledged. */
+  wait(bytes, now) {
+    const waits = [1, bytes].map((amount, index) => {
+      if (!this.#limited(index)) return 0;
+      const cost = this.#cost(index, amount);
+      const onTheWay = this.#cost(index, this.#onTheWay[index]);
+      const owed = Math.max(0, this.#readyAt[index] - now);
+      // One that is more than the budget goes alone, into an empty bucket.
+      const room = Math.max(BUDGET_MS, cost) - cost - onTheWay;
+      return room < 0 ? Infinity : Math.max(0, owed - room);
     });
-    return 0;
+    return Math.ceil(Math.max(...waits));
   }
+
+  #charge(amounts, now) {
+    amounts.forEach((amount, index) => {
+      if (amount > 0 && this.#limited(index)) this.#readyAt[index] = Math.max(now, this.#readyAt[index]) + this.#cost(index, amount);
+    });
+  }
+
+  #limited(index) {
+    return this.#rates[index] > 0;
+  }
+
+  #cost(index, amount) {
+    return (amount * 1_000) / this.#rates[index];
+  }
+}
+
+/** Whether a session may go on after its socket closed with this code, if the server said neither bye nor error before. */
+function mayGoOn(code, spoken) {
+  // The server would have said so; something between has closed, or nobody.
+  if (code < 4000) return true;
+  // Before its hello it is the socket that was refused, and for a reason that passes.
+  return !spoken && code !== 4404 && reconnectAfter(code) !== "no";
 }
 
 function hintIn(reason) {
@@ -428,15 +560,20 @@ function hintIn(reason) {
   return found ? Number(found[1]) : null;
 }
 
-/** Closes a socket that is not waited for. */
-function abandon(socket) {
+/** Ends a socket that is not waited for. */
+function abandon(socket, code, reason) {
   try {
-    // Node's ws can be cut at once; a browser tries a Close, which a dead server does not answer.
+    // Node's ws can be cut; a browser can only try a Close, which a dead server does not get and a living one must not take for the session's end.
     if (socket.terminate) socket.terminate();
-    else socket.close();
+    else socket.close(code, reason);
   } catch {
     // It was closed already.
   }
+}
+
+/** Without halves of surrogate pairs, which are no Unicode and which the server refuses. */
+function wellFormed(text) {
+  return text.toWellFormed?.() ?? text.replace(/[\uD800-\uDFFF]/gu, "\uFFFD");
 }
 
 function utf8Length(text) {

@@ -231,7 +231,7 @@ impl App {
             let mut reading = Reading::default();
             gauged.read_gauges(&mut reading);
             mailboxes.read_gauges(&mut reading);
-            subscribers.read_gauges(gauged.log().bounds().head, &mut reading);
+            subscribers.read_gauges(gauged.log().head(), &mut reading);
             reading
         });
         let admin_state =
@@ -317,7 +317,7 @@ impl App {
 
         let mut progress = self.drain.progress();
         let drained = timeout_at(deadline, progress.wait_for(|progress| progress.done)).await.is_ok();
-        self.closing.end_after(self.registry.log().bounds().head);
+        self.closing.end_after(self.registry.log().head());
         self.grpc_stop.cancel();
         let mut grpc = self.grpc;
         let carried = timeout_at(deadline, &mut grpc).await.is_ok();

@@ -92,7 +92,26 @@ async fn serve(config: Config, reload: impl Fn()) -> ExitCode {
         Ok(listeners) => listeners,
         Err(errors) => return fail(CONFIGURATION, &errors.to_string()),
     };
-    let app = match App::start(config.clone(), listeners, Clock::default()) {
+    // Reading a data directory takes as long as it takes, and signals are heard meanwhile.
+    let starting = {
+        let config = config.clone();
+        tokio::task::spawn_blocking(move || App::start(config, listeners, Clock::default()))
+    };
+    let started = tokio::select! {
+        started = starting => started,
+        () = signals.end(&reload) => {
+            tracing::info!("told to end while starting; nobody was served");
+            return ExitCode::SUCCESS;
+        }
+    };
+    let started = match started {
+        Ok(started) => started,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(error) => return fail(FAILURE, &format!("cannot start: {error}")),
+        },
+    };
+    let app = match started {
         Ok(app) => app,
         Err(error) if error.is_configuration() => return fail(CONFIGURATION, &error.to_string()),
         Err(error) => return fail(FAILURE, &error.to_string()),

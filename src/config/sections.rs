@@ -204,7 +204,9 @@ pub struct LogConfig {
     /// a restart begins a new epoch. It is made if it is not there, and only one process can have it. Default "".
     pub data_dir: PathBuf,
     /// Bytes of events kept, at least 256 KiB and at least `ws.max_message`; the oldest go first. Default 64 MiB: about
-    /// half a million events of 120 bytes, in the memory of a small container; 1 GiB where `data_dir` is set.
+    /// half a million events of 120 bytes, in the memory of a small container; 1 GiB where `data_dir` is set. The directory may take more for a while: besides
+    /// events it has up to three checkpoints of who is connected, and what is forgotten stays until the next of them is
+    /// written.
     pub max_bytes: ByteSize,
     /// Age at which events go even when there is room, at least 1 s; `None` (unset, or "") = only `max_bytes` decides.
     /// Default unset; 7 d where `data_dir` is set.

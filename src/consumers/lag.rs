@@ -33,7 +33,7 @@ pub async fn lag(log: &dyn Log, position: Position, now: UnixNanos) -> Lag {
                     Lag { events, time: oldest, expired: false }
                 }
                 Err(ReadError::Expired) => expired(events),
-                Err(ReadError::Damaged(_)) => Lag { events, time: None, expired: false },
+                Err(ReadError::Damaged(_) | ReadError::Unavailable(_)) => Lag { events, time: None, expired: false },
             }
         }
     }

@@ -38,6 +38,17 @@ pub struct Consumers {
     attached: Arc<Attached>,
 }
 
+/// What became of an acknowledgement.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Acknowledged {
+    /// This is kept and synced.
+    Kept(Position),
+    /// It is of more than the open stream, which began with a reset, was sent. Nothing changed.
+    NotSent,
+    /// There is no such consumer.
+    Missing,
+}
+
 /// One consumer, as listed.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Listed {
@@ -62,15 +73,25 @@ impl Consumers {
         self.attached.enter(name)
     }
 
-    /// Where a stream begins; what is kept from now on is synced when this answers. `reset`: not at the kept position.
+    /// Where a stream begins; what is kept from now on is synced when this answers. `reset`: not at the kept position, for the stream of this use.
     ///
     /// # Errors
     /// [`StoreError`]; then it may or may not be kept.
-    pub async fn open(&self, name: &ConsumerName, fresh: Fresh, reset: bool) -> Result<Opened, StoreError> {
+    pub async fn open(
+        &self,
+        name: &ConsumerName,
+        fresh: Fresh,
+        reset: Option<&Attachment>,
+    ) -> Result<Opened, StoreError> {
         let (name, now) = (name.clone(), self.clock.wall_nanos());
+        let (attached, reset) = (Arc::clone(&self.attached), reset.map(Attachment::number));
         let write = self.store.write(move |transaction| {
             table::change(transaction, &name, |kept, consumers| {
-                let (keep, opened) = kept::open(kept, consumers, fresh, reset, now);
+                let (keep, opened) = kept::open(kept, consumers, fresh, reset.is_some(), now);
+                if let (Some(number), Some(keep)) = (reset, &keep) {
+                    // In the transaction, so that no acknowledgement comes between.
+                    attached.reset(&name, number, keep.position.map(|position| position.offset));
+                }
                 (keep.map_or(Change::Nothing, Change::Put), opened)
             })
         });
@@ -78,19 +99,23 @@ impl Consumers {
     }
 
     /// Moves a kept position forward to `position`, one of the log's present epoch, and answers the one that is kept and synced. One that is behind
-    /// changes nothing. None: there is no such consumer.
+    /// changes nothing.
     ///
     /// # Errors
     /// [`StoreError`]; then it may or may not have moved. Safe to repeat.
-    pub async fn acknowledge(&self, name: &ConsumerName, position: Position) -> Result<Option<Position>, StoreError> {
+    pub async fn acknowledge(&self, name: &ConsumerName, position: Position) -> Result<Acknowledged, StoreError> {
         let (name, now) = (name.clone(), self.clock.wall_nanos());
+        let attached = Arc::clone(&self.attached);
         let write = self.store.write(move |transaction| {
             table::change(transaction, &name, |kept, _| match kept {
+                Some(_) if !attached.may_acknowledge(&name, position.offset) => {
+                    (Change::Nothing, Acknowledged::NotSent)
+                }
                 Some(kept) => {
                     let kept = kept::acknowledge(kept, position, now);
-                    (Change::Put(kept), kept.position)
+                    (Change::Put(kept), Acknowledged::Kept(kept.position.unwrap_or(position)))
                 }
-                None => (Change::Nothing, None),
+                None => (Change::Nothing, Acknowledged::Missing),
             })
         });
         write.await

@@ -39,9 +39,9 @@ async fn what_was_acknowledged_is_kept_when_the_file_is_opened_again() {
     let consumers = Consumers::new(Store::open(&path).expect("opened"), Clock::default());
     for new in ["began", "acknowledged", "snapshot", "deleted"] {
         let fresh = if new == "snapshot" { Fresh::Snapshot } else { Fresh::At(at(5)) };
-        assert_eq!(consumers.open(&name(new), fresh, false).await, Ok(Opened::Fresh));
+        assert_eq!(consumers.open(&name(new), fresh, None).await, Ok(Opened::Fresh));
     }
-    assert_eq!(consumers.acknowledge(&name("acknowledged"), at(9)).await, Ok(Some(at(9))));
+    assert_eq!(consumers.acknowledge(&name("acknowledged"), at(9)).await, Ok(Acknowledged::Kept(at(9))));
     assert_eq!(consumers.delete(&name("deleted")).await, Ok(true));
     drop(consumers);
     // The thread lets go of the file when it notices.
@@ -53,22 +53,22 @@ async fn what_was_acknowledged_is_kept_when_the_file_is_opened_again() {
     };
     let consumers = Consumers::new(store, Clock::default());
     assert_eq!(names(&consumers).await, ["acknowledged", "began", "snapshot"]);
-    let opened = async |of| consumers.open(&name(of), Fresh::Nowhere, false).await.expect("opened");
+    let opened = async |of| consumers.open(&name(of), Fresh::Nowhere, None).await.expect("opened");
     assert_eq!(opened("began").await, Opened::Kept(at(5)));
     assert_eq!(opened("acknowledged").await, Opened::Kept(at(9)));
     assert_eq!(opened("snapshot").await, Opened::Fresh);
-    assert_eq!(consumers.acknowledge(&name("acknowledged"), at(7)).await, Ok(Some(at(9))), "never back");
-    assert_eq!(consumers.acknowledge(&name("deleted"), at(7)).await, Ok(None));
+    assert_eq!(consumers.acknowledge(&name("acknowledged"), at(7)).await, Ok(Acknowledged::Kept(at(9))), "never back");
+    assert_eq!(consumers.acknowledge(&name("deleted"), at(7)).await, Ok(Acknowledged::Missing));
 }
 
 #[tokio::test]
 async fn many_acknowledgements_at_once_leave_the_greatest() {
     let consumers = in_memory();
-    consumers.open(&name("a"), Fresh::At(at(0)), false).await.expect("opened");
+    consumers.open(&name("a"), Fresh::At(at(0)), None).await.expect("opened");
     let a = name("a");
     let all = (1..=1_000).rev().map(|offset| consumers.acknowledge(&a, at(offset)));
     for kept in futures_util::future::join_all(all).await {
-        assert_eq!(kept, Ok(Some(at(1_000))), "the greatest came first");
+        assert_eq!(kept, Ok(Acknowledged::Kept(at(1_000))), "the greatest came first");
     }
 }
 
@@ -77,7 +77,7 @@ async fn a_thousand_are_kept_and_one_more_is_refused_until_one_is_deleted() {
     let consumers = in_memory();
     let open = |i: usize| {
         let consumers = consumers.clone();
-        async move { consumers.open(&name(&format!("c{i:04}")), Fresh::Snapshot, false).await.expect("opened") }
+        async move { consumers.open(&name(&format!("c{i:04}")), Fresh::Snapshot, None).await.expect("opened") }
     };
     let opened = futures_util::future::join_all((0..MAX_CONSUMERS).map(open)).await;
     assert!(opened.iter().all(|opened| *opened == Opened::Fresh));
@@ -93,7 +93,7 @@ async fn a_thousand_are_kept_and_one_more_is_refused_until_one_is_deleted() {
 async fn pages_go_on_after_a_name_that_may_be_gone() {
     let consumers = in_memory();
     for one in ["a", "b", "c", "d"] {
-        consumers.open(&name(one), Fresh::Snapshot, false).await.expect("opened");
+        consumers.open(&name(one), Fresh::Snapshot, None).await.expect("opened");
     }
     let after = async |name: &str| {
         let page = consumers.list(name.to_owned(), 2).await.expect("listed");
@@ -109,7 +109,7 @@ async fn only_the_unused_are_forgotten_and_a_stream_is_a_use() {
     let (clock, seconds) = clock();
     let consumers = Consumers::new(Store::in_memory().expect("a store"), clock);
     for new in ["unused", "acknowledged", "streaming", "entering"] {
-        consumers.open(&name(new), Fresh::At(at(5)), false).await.expect("opened");
+        consumers.open(&name(new), Fresh::At(at(5)), None).await.expect("opened");
     }
     let (streaming, entering) = (consumers.enter(&name("streaming")), consumers.enter(&name("entering")));
     streaming.take_over();
@@ -126,7 +126,7 @@ async fn only_the_unused_are_forgotten_and_a_stream_is_a_use() {
     drop((streaming, entering));
     seconds.fetch_add(30 * DAY, Ordering::Relaxed);
     assert_eq!(consumers.sweep().await, Ok(0), "used until it was last looked at");
-    assert_eq!(consumers.open(&name("streaming"), Fresh::Nowhere, false).await, Ok(Opened::Kept(at(5))));
+    assert_eq!(consumers.open(&name("streaming"), Fresh::Nowhere, None).await, Ok(Opened::Kept(at(5))));
     seconds.fetch_add(1, Ordering::Relaxed);
     assert_eq!(consumers.sweep().await, Ok(1));
     assert_eq!(names(&consumers).await, ["streaming"]);
@@ -139,7 +139,7 @@ async fn only_the_unused_are_forgotten_and_a_stream_is_a_use() {
 async fn sweeps_are_run_at_the_start_and_from_time_to_time() {
     let (clock, seconds) = clock();
     let consumers = Consumers::new(Store::in_memory().expect("a store"), clock);
-    let add = async |of| assert_eq!(consumers.open(&name(of), Fresh::Snapshot, false).await, Ok(Opened::Fresh));
+    let add = async |of| assert_eq!(consumers.open(&name(of), Fresh::Snapshot, None).await, Ok(Opened::Fresh));
     let left = async |count| {
         let counted = async {
             while names(&consumers).await.len() != count {
@@ -174,7 +174,7 @@ async fn a_row_that_cannot_be_read_is_of_another_epoch() {
     });
     put.await.expect("written");
     let consumers = Consumers::new(store, Clock::default());
-    let opened = consumers.open(&name("a"), Fresh::At(at(5)), false).await.expect("opened");
+    let opened = consumers.open(&name("a"), Fresh::At(at(5)), None).await.expect("opened");
     assert!(matches!(opened, Opened::Kept(position) if position.epoch != at(5).epoch), "{opened:?}");
-    assert_eq!(consumers.acknowledge(&name("a"), at(5)).await, Ok(Some(at(5))));
+    assert_eq!(consumers.acknowledge(&name("a"), at(5)).await, Ok(Acknowledged::Kept(at(5))));
 }

@@ -118,7 +118,7 @@ impl Shared {
 
     /// The newest position that is visible.
     pub(super) fn head(&self) -> Offset {
-        self.registry.log().bounds().head
+        self.registry.log().head()
     }
 }
 

@@ -6,7 +6,7 @@ use super::batch::Batch;
 use super::convert;
 use super::error::{Ends, Error};
 use super::page::ConsumerToken;
-use crate::consumers::{ConsumerName, Listed, lag};
+use crate::consumers::{Acknowledged, ConsumerName, Listed, lag};
 use crate::log::{CursorError, resume_from};
 use crate::pb;
 use crate::position::Position;
@@ -27,8 +27,11 @@ pub(super) async fn acknowledge(
         Err(CursorError::OtherEpoch) => return Err(Error::EpochChanged(Ends::of(&shared.registry))),
         Err(CursorError::Ahead) => return Err(Error::CursorAhead),
     }
-    let kept = shared.consumers.acknowledge(&name, position).await?.ok_or(Error::NoSuchConsumer)?;
-    Ok(pb::AcknowledgeResponse { cursor: kept.to_cursor() })
+    match shared.consumers.acknowledge(&name, position).await? {
+        Acknowledged::Kept(kept) => Ok(pb::AcknowledgeResponse { cursor: kept.to_cursor() }),
+        Acknowledged::NotSent => Err(Error::CursorNotSent),
+        Acknowledged::Missing => Err(Error::NoSuchConsumer),
+    }
 }
 
 pub(super) async fn list(

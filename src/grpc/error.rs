@@ -66,6 +66,10 @@ pub(super) enum Error {
     ConsumerTakenOver,
     #[error("the consumer was deleted")]
     ConsumerDeleted,
+    #[error(
+        "the consumer was reset, and its open stream has not been sent this cursor; what acknowledges it is of before the reset"
+    )]
+    CursorNotSent,
     #[error("there is no such consumer")]
     NoSuchConsumer,
     #[error("there are {0} consumers, which is the limit; delete one")]
@@ -100,6 +104,8 @@ pub(super) enum Error {
     StoreLate,
     #[error("the log did not take or show the event in time")]
     LogUnavailable,
+    #[error("the log cannot be read now: {0}")]
+    LogUnread(Arc<str>),
     #[error("the log is damaged: {0}")]
     LogDamaged(Arc<str>),
     #[error("{0} subscribers are connected, which is the limit")]
@@ -174,6 +180,7 @@ impl Error {
             Self::EpochChanged(_) | Self::ConsumerEpoch(_) => (Code::OutOfRange, "EPOCH_CHANGED"),
             Self::ConsumerTakenOver => (Code::Aborted, "CONSUMER_TAKEN_OVER"),
             Self::ConsumerDeleted => (Code::Aborted, "CONSUMER_DELETED"),
+            Self::CursorNotSent => (Code::FailedPrecondition, "CURSOR_NOT_SENT"),
             Self::NoSuchConsumer => (Code::NotFound, "CONSUMER_NOT_FOUND"),
             Self::ConsumersLimit(_) => (Code::ResourceExhausted, "CONSUMERS_LIMIT"),
             Self::Store(_) => (Code::Unavailable, "STORE_UNAVAILABLE"),
@@ -190,7 +197,7 @@ impl Error {
             Self::IdentityUnverified => (Code::FailedPrecondition, "IDENTITY_UNVERIFIED"),
             Self::MailboxFull(_) => (Code::ResourceExhausted, "MAILBOX_FULL"),
             Self::StoreLate => (Code::DeadlineExceeded, "STORE_LATE"),
-            Self::LogUnavailable => (Code::Unavailable, "LOG_UNAVAILABLE"),
+            Self::LogUnavailable | Self::LogUnread(_) => (Code::Unavailable, "LOG_UNAVAILABLE"),
             Self::LogDamaged(_) => (Code::DataLoss, "LOG_DAMAGED"),
             Self::SubscribersLimit(_) => (Code::ResourceExhausted, "SUBSCRIBERS_LIMIT"),
             Self::SnapshotsLimit(_) => (Code::ResourceExhausted, "SNAPSHOTS_LIMIT"),
@@ -233,6 +240,7 @@ impl Error {
             Self::SubscribersLimit(_)
             | Self::SnapshotsLimit(_)
             | Self::LogUnavailable
+            | Self::LogUnread(_)
             | Self::Store(_)
             | Self::MailboxFull(_)
             | Self::RequestsLimit => Some(PLACE_RETRY),
@@ -344,4 +352,20 @@ pub(super) fn trailers_of_shutdown() -> hyper::HeaderMap {
         trailers.insert(Status::GRPC_STATUS, (Code::Unavailable as i32).into());
     }
     trailers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_cannot_be_read_for_now_is_to_be_tried_again_and_damage_is_not() {
+        let now = Status::from(Error::LogUnread("x.seg, byte 0: too many open files".into()));
+        let damaged = Status::from(Error::LogDamaged("x.seg, byte 0".into()));
+        assert_eq!((now.code(), damaged.code()), (Code::Unavailable, Code::DataLoss));
+        let reason = |status: &Status| status.get_details_error_info().map(|info| info.reason).unwrap_or_default();
+        assert_eq!((&*reason(&now), &*reason(&damaged)), ("LOG_UNAVAILABLE", "LOG_DAMAGED"));
+        assert!(now.get_details_retry_info().is_some() && damaged.get_details_retry_info().is_none());
+        assert!(now.message().contains("x.seg, byte 0"));
+    }
 }

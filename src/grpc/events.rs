@@ -11,7 +11,7 @@ use super::error::{Error, Items, Reply, reply};
 use super::filter::Filter;
 use super::snapshot::Snapshot;
 use super::subscription::{Start, Subscription};
-use crate::consumers::{ConsumerName, Fresh, MAX_CONSUMERS, Opened};
+use crate::consumers::{Attachment, ConsumerName, Fresh, MAX_CONSUMERS, Opened};
 use crate::log::resume_from;
 use crate::pb;
 use crate::pb::event_service_server::EventService;
@@ -36,7 +36,7 @@ impl Events {
             None => (self.asked(&asked)?.start(shared).await?, None),
             Some(name) => {
                 let attachment = shared.consumers.enter(&name);
-                let start = self.open(&name, &asked, request.reset_consumer).await?;
+                let start = self.open(&name, &asked, request.reset_consumer.then_some(&attachment)).await?;
                 attachment.take_over();
                 (start, Some(attachment))
             }
@@ -45,7 +45,7 @@ impl Events {
     }
 
     /// Where a stream of a consumer begins, which is kept by the time this answers.
-    async fn open(&self, name: &ConsumerName, asked: &Asked, reset: bool) -> Result<Start, Error> {
+    async fn open(&self, name: &ConsumerName, asked: &Asked, reset: Option<&Attachment>) -> Result<Start, Error> {
         let shared = &self.0;
         let place = self.asked(asked);
         let fresh = match &place {
@@ -70,7 +70,7 @@ impl Events {
     fn asked(&self, asked: &Asked) -> Result<Place, Error> {
         let log = self.0.registry.log();
         Ok(match asked {
-            Asked::Now(_) => Place::Now(log.bounds().head),
+            Asked::Now(_) => Place::Now(log.head()),
             Asked::Beginning(_) => Place::Beginning(log.bounds().before_oldest),
             Asked::Cursor(cursor) => Place::Cursor(self.resume(cursor)?),
             Asked::Snapshot(_) => Place::Snapshot,

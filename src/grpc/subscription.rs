@@ -101,6 +101,9 @@ impl Subscription {
                 Ok(response) => {
                     subscription.sent = Instant::now();
                     subscription.seat.moved(subscription.at);
+                    if let Some(attachment) = subscription.attachment.as_ref().filter(|_| !response.cursor.is_empty()) {
+                        attachment.sent(subscription.at);
+                    }
                     subscription.shared.metrics.delivered.inc_by(response.events.len() as u64);
                     Some((Ok(response), Some(subscription)))
                 }
@@ -216,7 +219,13 @@ impl Subscription {
         }
         let log = self.shared.registry.log();
         loop {
-            match log.read(self.at).await {
+            let read = tokio::select! {
+                biased;
+                // A disk that does not answer does not hold up the end.
+                () = self.now.as_mut() => return Err(Error::ShuttingDown),
+                read = log.read(self.at) => read,
+            };
+            match read {
                 Ok(records) => {
                     if let Phase::Log { pinned } = &mut self.phase {
                         *pinned = true;
@@ -227,6 +236,7 @@ impl Subscription {
                     self.at = log.bounds().before_oldest;
                 }
                 Err(ReadError::Expired) => return Err(Error::CursorExpired(Ends::of(&self.shared.registry))),
+                Err(ReadError::Unavailable(why)) => return Err(Error::LogUnread(why)),
                 Err(ReadError::Damaged(why)) => return Err(Error::LogDamaged(why)),
             }
         }

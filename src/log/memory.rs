@@ -129,6 +129,10 @@ impl Log for MemoryLog {
         }
     }
 
+    fn head(&self) -> Offset {
+        *self.head.borrow()
+    }
+
     fn budget(&self) -> &Budget {
         &self.budget
     }

@@ -41,6 +41,9 @@ pub trait Log: Send + Sync + 'static {
     /// What is kept.
     fn bounds(&self) -> Bounds;
 
+    /// The offset of the newest record that is committed and applied, by itself: the least that can be asked, also under a lock.
+    fn head(&self) -> Offset;
+
     /// The room in the queue, to be reserved from before a lock is taken.
     fn budget(&self) -> &Budget;
 
@@ -128,6 +131,9 @@ pub enum ReadError {
     /// Records after that place are no longer kept.
     #[error("the log no longer keeps what follows this position")]
     Expired,
+    /// What is kept cannot be read now, and perhaps soon can be: no descriptor is free, or the disk fails; says where and why, for people.
+    #[error("the log cannot be read: {0}")]
+    Unavailable(Arc<str>),
     /// What is kept cannot be read back; says where and why, for people.
     #[error("the log is damaged: {0}")]
     Damaged(Arc<str>),

@@ -34,6 +34,8 @@ struct Item {
     expires: UnixNanos,
     weight: u32,
     state: State,
+    /// The posts that have not failed as far as is known: the one that stored it, and its repeats.
+    claims: u32,
 }
 
 /// What is stored for one client id; there as long as it holds something or is carried.
@@ -126,7 +128,7 @@ impl Index {
     fn insert(&mut self, client_id: &ClientId, head: Head, state: State) {
         let Head { sequence, expires, weight } = head;
         let mailbox = self.mailboxes.entry(client_id.clone()).or_default();
-        mailbox.items.push_back(Item { sequence, expires, weight, state });
+        mailbox.items.push_back(Item { sequence, expires, weight, state, claims: 1 });
         mailbox.count(state, 1);
         mailbox.bytes += u64::from(weight);
         self.bytes += u64::from(weight);
@@ -172,6 +174,37 @@ impl Index {
     /// A message is synced. Nothing if that was known.
     pub(super) fn commit(&mut self, client_id: &ClientId, sequence: Sequence) {
         self.change(client_id, sequence, |state| (state == State::Storing).then_some(State::Waiting));
+    }
+
+    /// A repeat has found a message, in its transaction: it is kept for this one even if it has failed for
+    /// another.
+    pub(super) fn claim(&mut self, client_id: &ClientId, sequence: Sequence) {
+        if let Some(item) = self.item(client_id, sequence) {
+            item.claims = item.claims.saturating_add(1);
+        }
+    }
+
+    /// A post that stored or found a message has failed.
+    pub(super) fn release(&mut self, client_id: &ClientId, sequence: Sequence) {
+        if let Some(item) = self.item(client_id, sequence) {
+            item.claims = item.claims.saturating_sub(1);
+        }
+    }
+
+    /// Whether any post of a message has not failed.
+    pub(super) fn is_claimed(&mut self, client_id: &ClientId, sequence: Sequence) -> bool {
+        self.item(client_id, sequence).is_some_and(|item| item.claims > 0)
+    }
+
+    /// Whether the time of a message is over.
+    pub(super) fn has_expired(&mut self, client_id: &ClientId, sequence: Sequence) -> bool {
+        self.item(client_id, sequence).is_some_and(|item| item.state == State::Expired)
+    }
+
+    fn item(&mut self, client_id: &ClientId, sequence: Sequence) -> Option<&mut Item> {
+        let mailbox = self.mailboxes.get_mut(client_id)?;
+        let at = mailbox.at(sequence)?;
+        mailbox.items.get_mut(at)
     }
 
     /// A message is not in the store, or no more.

@@ -111,6 +111,27 @@ impl Mailboxes {
     /// # Errors
     /// [`PostError`] if that is known at once.
     pub fn post(&self, mail: Mail) -> Result<Posting, PostError> {
+        let (post, letter, place) = self.prepare(mail)?;
+        let until = post.until;
+        let work = post.clone().work(letter);
+        let store = post.inner.store.clone();
+        // Not cut short by a task's budget, so that the first look puts it in the store's queue: the order of calls is the order of messages.
+        let mut writing = Box::pin(tokio::task::unconstrained(async move { store.write(work).await }));
+        let at_once = (&mut writing).now_or_never();
+        let (answer, answered) = oneshot::channel();
+        // On its own, because what follows from the write must follow whether or not the caller stays.
+        tokio::spawn(async move {
+            let written = match at_once {
+                Some(written) => written,
+                None => writing.await,
+            };
+            post.book(written, answer, place).await;
+        });
+        Ok(Posting { answered, until })
+    }
+
+    /// What is known at once of a message, and its place among those on their way.
+    fn prepare(&self, mail: Mail) -> Result<(Post, Letter, OwnedSemaphorePermit), PostError> {
         let inner = Arc::clone(&self.inner);
         let refused = |error| {
             inner.metrics.mail.of(MailOutcome::Refused).inc();
@@ -133,22 +154,26 @@ impl Mailboxes {
         let letter = Letter { payload, message_id, send_time: inner.now() };
         let given = Arc::new(OnceLock::new());
         let post = Post { inner: Arc::clone(&inner), client_id, weight, ttl, given, until };
-        let work = post.clone().work(letter);
-        let store = inner.store.clone();
-        // Not cut short by a task's budget, so that the first look puts it in the store's queue: the order of calls is the order of messages.
-        let mut writing = Box::pin(tokio::task::unconstrained(async move { store.write(work).await }));
-        let at_once = (&mut writing).now_or_never();
-        let (answer, answered) = oneshot::channel();
-        // On its own, because what follows from the write must follow whether or not the caller stays.
-        tokio::spawn(async move {
-            let written = match at_once {
-                Some(written) => written,
-                None => writing.await,
-            };
-            post.book(written, answer, place).await;
-        });
-        Ok(Posting { answered, until })
+        Ok((post, letter, place))
     }
+
+    /// Stores a message by a write that is then said to have failed, as one does that fails in its last step. Answers what follows.
+    #[cfg(test)]
+    pub(super) async fn post_failing(&self, mail: Mail) -> impl Future<Output = ()> + use<> {
+        let (post, letter, place) = self.prepare(mail).expect("taken");
+        post.inner.store.write(post.clone().work(letter)).await.expect("written");
+        let (answer, answered) = oneshot::channel();
+        async move {
+            post.book(Err(StoreError::Failed("made up".into())), answer, place).await;
+            assert!(matches!(answered.await, Ok(Err(PostError::Store(_)))));
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Given {
+    sequence: Sequence,
+    replayed: bool,
 }
 
 #[derive(Clone)]
@@ -157,8 +182,8 @@ struct Post {
     client_id: ClientId,
     weight: u32,
     ttl: Duration,
-    /// The place that the message was given, if its transaction came so far.
-    given: Arc<OnceLock<Sequence>>,
+    /// The message that was stored or found, if its transaction came so far.
+    given: Arc<OnceLock<Given>>,
     until: Stage,
 }
 
@@ -169,7 +194,16 @@ impl Post {
             if !letter.message_id.is_empty()
                 && let Some((sequence, payload)) = table::find(transaction, &self.client_id, &letter.message_id)?
             {
-                return Ok(if payload == letter.payload { Decision::Again(sequence) } else { Decision::Reused });
+                let mut index = self.inner.index();
+                // One that expired is stored anew, and its id stands for that.
+                if !index.has_expired(&self.client_id, sequence) {
+                    if payload != letter.payload {
+                        return Ok(Decision::Reused);
+                    }
+                    index.claim(&self.client_id, sequence);
+                    let _ = self.given.set(Given { sequence, replayed: true });
+                    return Ok(Decision::Again(sequence));
+                }
             }
             if !letter.message_id.is_empty() {
                 let says = (matches!(letter.payload, Payload::Text(_)), &letter.payload.bytes()[..]);
@@ -186,7 +220,7 @@ impl Post {
                 Ok(head) => head,
                 Err(over) => return Ok(Decision::Full(over)),
             };
-            let _ = self.given.set(head.sequence);
+            let _ = self.given.set(Given { sequence: head.sequence, replayed: false });
             table::insert(transaction, &self.client_id, head, &letter)?;
             Ok(Decision::New(head.sequence))
         }
@@ -221,7 +255,12 @@ impl Post {
         let _ = answer.send(booked);
         match written {
             Err(StoreError::Late) => self.find_out(true).await,
-            Err(StoreError::Failed(_)) => self.find_out(false).await,
+            Err(StoreError::Failed(_)) => {
+                if let Some(given) = self.given.get() {
+                    self.inner.index().release(&self.client_id, given.sequence);
+                }
+                self.find_out(false).await;
+            }
             _ => {}
         }
     }
@@ -247,14 +286,15 @@ impl Post {
     }
 
     /// Asks the store what became of a write that it did not answer for, or answered with a failure after which the file may hold it all the
-    /// same. What was said to have failed is removed, so that it is true.
+    /// same. What was said to have failed is removed, so that it is true, unless a repeat has found it meanwhile and was told that it is stored.
     async fn find_out(&self, keep: bool) {
         loop {
-            let (client_id, given) = (self.client_id.clone(), Arc::clone(&self.given));
+            let (client_id, given, index) =
+                (self.client_id.clone(), Arc::clone(&self.given), Arc::clone(&self.inner.index));
             // Behind the write in the queue, so that it is decided by then.
             let asked = self.inner.store.write(move |transaction| {
-                let Some(sequence) = given.get().copied() else { return Ok(false) };
-                if !keep {
+                let Some(Given { sequence, .. }) = given.get().copied() else { return Ok(false) };
+                if !keep && !lock(&index).is_claimed(&client_id, sequence) {
                     table::remove(transaction, &[(client_id, sequence)], |_, _, _, _| {})?;
                     return Ok(false);
                 }
@@ -269,10 +309,10 @@ impl Post {
                     }
                 }
             };
-            let Some(sequence) = self.given.get().copied() else { return };
+            let Some(Given { sequence, replayed }) = self.given.get().copied() else { return };
             if stored {
                 // Nobody follows it.
-                drop(self.booked(sequence, false));
+                drop(self.booked(sequence, replayed));
             } else {
                 let mut index = self.inner.index();
                 index.forget(&self.client_id, sequence);

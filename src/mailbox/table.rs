@@ -19,7 +19,7 @@ const MESSAGES: TableDefinition<'_, Key, (UnixNanos, bool, &'static str, &'stati
 /// Expires when, weighs how much: what the index is made of, so that starting reads no payloads.
 const HEADS: TableDefinition<'_, Key, (UnixNanos, u32)> = TableDefinition::new("mailbox_heads");
 
-/// The message that a client's message id stands for; there as long as the message is.
+/// The message that a client's message id stands for; there as long as the message is, or until one that expired is stored anew.
 const IDS: TableDefinition<'_, (&'static str, &'static str), Sequence> = TableDefinition::new("mailbox_ids");
 
 /// A stored message.
@@ -74,7 +74,7 @@ pub(super) fn contains(transaction: &WriteTransaction, client_id: &ClientId, seq
     Ok(transaction.open_table(HEADS)?.get((client_id.as_str(), sequence))?.is_some())
 }
 
-/// Removes messages and their ids, and shows those that have an id; those that are not there are no matter.
+/// Removes messages and the ids that stand for them, and shows those that have an id; those that are not there are no matter.
 pub(super) fn remove(
     transaction: &WriteTransaction,
     removed: &[(ClientId, Sequence)],
@@ -89,7 +89,11 @@ pub(super) fn remove(
             let (_, is_text, id, bytes) = message.value();
             if !id.is_empty() {
                 named(client_id, *sequence, id, (is_text, bytes));
-                ids.remove((client_id.as_str(), id))?;
+                // It may stand for a later message since this one expired.
+                let stands_for = ids.get((client_id.as_str(), id))?.map(|found| found.value());
+                if stands_for == Some(*sequence) {
+                    ids.remove((client_id.as_str(), id))?;
+                }
             }
         }
         heads.remove(key)?;

@@ -564,6 +564,49 @@ async fn a_write_that_failed_is_not_sent_and_holds_nobody_up() {
 }
 
 #[tokio::test]
+async fn what_failed_but_is_in_the_store_is_removed_unless_a_repeat_was_told_that_it_is_stored() {
+    let world = World::new();
+    let failed = world.mailboxes.post_failing(named("alice", "a", "m")).await;
+    assert!(world.post(named("alice", "a", "m")).await.expect("stored").replayed);
+    failed.await;
+    let alice = world.join("alice").await;
+    assert_eq!(write(alice.connection(), 1).await, ["a"]);
+    world.empty().await;
+    // A repeat that fails too keeps nothing, and one that fails takes nothing from the one that stored it.
+    let failed = world.mailboxes.post_failing(named("bob", "b", "m")).await;
+    world.mailboxes.post_failing(named("bob", "b", "m")).await.await;
+    assert_eq!(world.totals().0, 1);
+    failed.await;
+    world.empty().await;
+    world.post(named("bob", "b", "m")).await.expect("stored");
+    world.mailboxes.post_failing(named("bob", "b", "m")).await.await;
+    assert_eq!(world.totals().0, 1);
+    let bob = world.join("bob").await;
+    assert_eq!(write(bob.connection(), 1).await, ["b"]);
+    world.empty().await;
+}
+
+#[tokio::test]
+async fn a_repeat_of_a_message_that_expired_is_stored_anew_whether_or_not_that_is_removed() {
+    let world = World::new();
+    let short = |text| Mail { ttl: Duration::from_secs(5), ..named("alice", text, "m") };
+    world.post(short("a")).await.expect("stored");
+    world.wall.fetch_add(5, Ordering::SeqCst);
+    world.empty().await;
+    assert!(!world.post(short("a")).await.expect("stored").replayed);
+    // Given up, and neither logged nor removed yet.
+    let expired = world.mailboxes.inner.index().expire(world.mailboxes.inner.now() + 5_000_000_000, 1);
+    assert_eq!(expired.len(), 1);
+    assert!(!world.post(named("alice", "another", "m")).await.expect("stored").replayed);
+    world.mailboxes.inner.remove_later(id("alice"), expired[0].1);
+    eventually("the first is removed", || world.totals().0 == 1).await;
+    assert!(world.post(named("alice", "another", "m")).await.expect("stored").replayed, "its id stands for it");
+    let alice = world.join("alice").await;
+    assert_eq!(write(alice.connection(), 1).await, ["another"]);
+    world.empty().await;
+}
+
+#[tokio::test]
 async fn without_trust_nobody_has_a_mailbox() {
     let world = World::new();
     let settings = Settings { limits: LIMITS, trust_self_named: false };

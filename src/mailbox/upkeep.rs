@@ -136,7 +136,13 @@ impl Inner {
             .write(move |transaction| {
                 // In the transaction, so that no repeat comes between. If that fails, the message is found before this is looked at.
                 table::remove(transaction, &batch, |client_id, sequence, id, says| {
-                    let progress = lock(&index).progress(client_id, sequence);
+                    let mut index = lock(&index);
+                    if index.has_expired(client_id, sequence) {
+                        // A repeat of it is stored anew.
+                        return;
+                    }
+                    let progress = index.progress(client_id, sequence);
+                    drop(index);
                     lock(&recent).remember(client_id, id, says, progress, now);
                 })?;
                 Ok(batch)

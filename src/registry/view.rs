@@ -71,7 +71,7 @@ impl Registry {
 
     /// The offset as of which a locked shard is exact: everything visible has been applied to it, and perhaps more of its own.
     pub(super) fn exact_at(&self, shard: &Shard) -> Offset {
-        self.log.bounds().head.max(shard.last_applied)
+        self.log.head().max(shard.last_applied)
     }
 
     pub(super) fn view(&self, member: &Member<Held>) -> ConnectionView {

@@ -59,7 +59,16 @@ fn main() -> ExitCode {
 
 fn serve(work: impl Future<Output = bool>) -> bool {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
-    runtime.expect("a runtime").block_on(work)
+    runtime.expect("a runtime").block_on(async {
+        use tokio::signal::unix::{SignalKind, signal};
+        let mut term = signal(SignalKind::terminate()).expect("a signal");
+        tokio::select! {
+            good = work => good,
+            // What was started and mounted goes with what is dropped.
+            _ = tokio::signal::ctrl_c() => false,
+            _ = term.recv() => false,
+        }
+    })
 }
 
 /// Judges histories that were kept.

@@ -68,6 +68,8 @@ pub struct Plan {
     pub short_log: bool,
     pub plain: Vec<Nature>,
     pub reliable: Vec<Nature>,
+    /// What becomes of a client id that connects while it is connected: `identity.duplicates`.
+    pub duplicates: &'static str,
     /// How many connect with one id at once.
     pub racers: usize,
     pub phases: Vec<Phase>,
@@ -84,7 +86,9 @@ pub const RACE: &str = "race";
 
 impl Plan {
     pub fn of(seed: u64, features: Features, tools: &Tools, short: bool) -> Self {
-        let mut rng = fastrand::Rng::with_seed(seed);
+        // Each aspect has dice of its own, so that a new one does not change what the others make of a seed.
+        let dice = |aspect: u64| fastrand::Rng::with_seed(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ aspect);
+        let mut rng = dice(1);
         let journal = features.journal && rng.u32(0..4) > 0;
         // One special way to run a process at a time.
         let special = if short { 9 } else { rng.u32(0..6) };
@@ -94,6 +98,7 @@ impl Plan {
             (first, first + rng.u32(1..30))
         });
         let fakes_clock = special == 2 && tools.faketime.is_some();
+        let mut rng = dice(2);
         let size = if short { 12 } else { rng.usize(20..60) };
         let nature = |rng: &mut fastrand::Rng, id: String, temper| Nature {
             id,
@@ -126,14 +131,19 @@ impl Plan {
             small_disk,
             sync_fails,
             fakes_clock,
-            short_log: !short && rng.u32(0..4) == 0,
+            short_log: !short && dice(4).u32(0..4) == 0,
             plain,
             reliable,
+            duplicates: if short {
+                "replace"
+            } else {
+                ["replace", "replace", "replace", "reject", "allow"][dice(3).usize(0..5)]
+            },
             racers: if short { 6 } else { rng.usize(4..30) },
             phases: Vec::new(),
             features,
         };
-        plan.phases = if short { plan.short_phases() } else { plan.phases(&mut rng) };
+        plan.phases = if short { plan.short_phases() } else { plan.phases(&mut dice(5)) };
         plan
     }
 
@@ -209,6 +219,7 @@ impl Plan {
         if self.features.mailbox {
             settings.push("identity.trust_self_named=true".to_owned());
         }
+        settings.push(format!("identity.duplicates={}", self.duplicates));
         settings
     }
 }
@@ -227,6 +238,7 @@ impl fmt::Display for Plan {
         if let Some((first, last)) = self.sync_fails {
             write!(f, ", fdatasync fails from the {first}th to the {last}th time")?;
         }
+        write!(f, ", duplicates {}", self.duplicates)?;
         write!(
             f,
             "; {} plain clients, {} reliable, {} race for one id",

@@ -21,7 +21,7 @@ use crate::record::{Filter, What};
 use crate::world::{Setup, World, watch_lateness};
 
 /// How long everything may take to come to rest; what takes longer is a fault of its own.
-const REST: Duration = Duration::from_secs(25);
+const REST: Duration = Duration::from_secs(60);
 
 /// `Subscribe` calls that are there before there is traffic.
 const STREAMS: i64 = 8;
@@ -54,7 +54,7 @@ pub async fn run(plan: &Plan, directory: &Path, data_base: &Path, tools: &Tools)
         interval: INTERVAL,
         timeout: TIMEOUT,
         resume_window: RESUME_WINDOW,
-        duplicates: "replace".to_owned(),
+        duplicates: plan.duplicates.to_owned(),
         ..Setup::default()
     };
     let mut mount = None;
@@ -150,7 +150,7 @@ impl Run {
         let pid = move || Some(pid.load(Ordering::SeqCst)).filter(|pid| *pid > 0);
         let lateness = self.histories.of("lateness");
         self.journals.push(lateness.clone());
-        let lateness = tokio::spawn(watch_lateness(lateness, self.world.watch(), pid));
+        let lateness = tokio::spawn(watch_lateness(lateness, pid));
         let outcome = self.phases().await;
         lateness.abort();
         outcome
@@ -329,6 +329,14 @@ impl Run {
             pulse.unsettled.load(Ordering::SeqCst) == 0 && pulse.calls.load(Ordering::SeqCst) == 0
         })
         .await?;
+        // A log that could not be written is tried again until it can.
+        let until = Instant::now() + REST;
+        while !self.world.is_ready().await {
+            if Instant::now() > until {
+                return Err("the process does not become ready again".to_owned());
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
         // Those who came last are to be connected for a while.
         sleep(Duration::from_millis(2_300)).await;
         if let (Some(looks), Some(address)) = (self.looks.clone(), self.world.address())

@@ -251,6 +251,12 @@ impl World {
         code
     }
 
+    /// Whether the process says that it does all its work: its log takes events.
+    pub async fn is_ready(&self) -> bool {
+        let Some(address) = self.address() else { return false };
+        http_answer(address.admin, "/readyz").await.is_some_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    }
+
     /// Whether the process is still there though nobody ended it.
     pub fn is_alive(&mut self) -> bool {
         self.child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)))
@@ -334,26 +340,27 @@ fn held(pid: u32, inodes: &[String]) -> Vec<String> {
     inodes.iter().map(of).collect()
 }
 
-/// One HTTP/1.1 GET: the body, or nothing.
-pub async fn http_get(address: SocketAddr, path: &str) -> Option<String> {
+/// One HTTP/1.1 GET: the whole answer, or nothing.
+async fn http_answer(address: SocketAddr, path: &str) -> Option<String> {
     let get = async {
         let mut stream = TcpStream::connect(address).await.ok()?;
         let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.ok()?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.ok()?;
-        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
+        Some(answer)
     };
     tokio::time::timeout(Duration::from_secs(5), get).await.ok().flatten()
 }
 
+/// The body of it.
+async fn http_get(address: SocketAddr, path: &str) -> Option<String> {
+    http_answer(address, path).await?.split_once("\r\n\r\n").map(|(_, body)| body.to_owned())
+}
+
 /// Writes down, four times a second, how late this machine runs things: an observer that only sleeps, and the process under test,
 /// whose threads the kernel says stood ready without a processor for so long.
-pub async fn watch_lateness(
-    journal: Journal,
-    mut address: watch::Receiver<Option<Address>>,
-    pid: impl Fn() -> Option<u32>,
-) {
+pub async fn watch_lateness(journal: Journal, pid: impl Fn() -> Option<u32>) {
     const SLEEP: Duration = Duration::from_millis(25);
     let mut before = std::collections::HashMap::<String, u64>::new();
     loop {
@@ -378,7 +385,6 @@ pub async fn watch_lateness(
                 now.iter().filter_map(|(t, waited)| Some(waited.saturating_sub(*before.get(t)?))).max().unwrap_or(0);
             before = now;
         }
-        address.borrow_and_update();
         journal.note(What::Late { observer, starved: starved.min(window.elapsed().as_micros() as u64) });
     }
 }

@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { HeartwireClient, backoff, reconnectAfter } from "../heartwire.js";
-import { eventually, startClient, startNetwork, startNode } from "./world.js";
+import { BrowserSocket, eventually, startClient, startNetwork, startNode } from "./world.js";
 
 /** A node, a network and a client, taken down when the test is over. */
 async function world(context, settings, options) {
@@ -72,6 +72,18 @@ test("a server that is not heard any more is noticed by a heartbeat, and the ses
   assert.deepEqual([lost.code, lost.final], [1006, false]);
 });
 
+test("a socket that cannot be cut, as in browsers, is given up for another as well", async (context) => {
+  const settings = { "heartbeat.interval": "400ms", "heartbeat.timeout": "20s" };
+  const { node, network, client } = await world(context, settings, { WebSocket: BrowserSocket });
+  network.goSilent();
+  client.send("said into the dark");
+  await eventually("it resumes", () => client.count("resumed") === 1);
+  await eventually("what was said comes", () => node.backend.said().length === 1);
+  network.cut();
+  await eventually("it resumes again", () => client.count("resumed") === 2);
+  assert.equal(client.count("newsession"), 0);
+});
+
 test("after a restart of the server a new session begins and says what is uncertain", async (context) => {
   for (const resendUncertain of [false, true]) {
     const { node, network, client, replace } = await world(context, { "shutdown.reconnect_jitter": "50ms" }, { resendUncertain });
@@ -117,7 +129,7 @@ test("one that a backend disconnects stays away, and a full queue and a closed c
   const { node, client } = await world(context, {}, { maxQueue: 3 });
   await node.backend.disconnect("alice", 4000, "enough");
   await eventually("it is closed", () => client.state === "closed");
-  assert.deepEqual(client.told.at(-1), ["close", { code: 4000, reason: "enough", final: true }]);
+  assert.deepEqual(client.told.at(-1), ["close", { code: 4000, reason: "enough", final: true, uncertain: [], unsent: [] }]);
   assert.throws(() => client.send("x"), { code: "CLOSED" });
   const alone = new HeartwireClient("ws://127.0.0.1:9/", { WebSocket: class { send() {} close() {} }, maxQueue: 3, maxQueueBytes: 200 });
   for (let i = 0; i < 3; i += 1) alone.send("x");
@@ -141,6 +153,27 @@ test("it sends no faster than the server reads", async (context) => {
   for (let i = 0; i < 500; i += 1) client.send(`${i}`);
   await eventually("all are acknowledged", () => client.pending === 0);
   assert.equal(node.backend.said().length, 500);
+  assert.equal(client.count("close"), 0);
+});
+
+test("a stall of the network is followed by no more at once than the server takes", async (context) => {
+  const { node, network, client } = await world(context, { "limits.messages_per_second": 100 }, { maxQueue: 2_000 });
+  const fill = setInterval(() => client.pending < 1_000 && client.send("x"), 2);
+  context.after(() => clearInterval(fill));
+  await new Promise((resolve) => setTimeout(resolve, 1_200));
+  network.hold();
+  await new Promise((resolve) => setTimeout(resolve, 3_000));
+  network.release();
+  clearInterval(fill);
+  const had = node.backend.said().length;
+  await eventually("it goes on", () => node.backend.said().length > had + 400);
+  assert.equal(client.count("close"), 0);
+});
+
+test("messages that cost more than a second of the rate go one by one", async (context) => {
+  const { client } = await world(context, { "limits.bytes_per_second": "20KiB", "ws.max_message": "64KiB" });
+  for (let i = 0; i < 3; i += 1) client.send("x".repeat(60_000));
+  await eventually("all are acknowledged", () => client.pending === 0);
   assert.equal(client.count("close"), 0);
 });
 

@@ -89,14 +89,19 @@ class Backend {
 /** A network to `target()` that can be cut, go silent and be mended. */
 export async function startNetwork(target) {
   const pairs = new Set();
-  let dark = false;
+  const held = [];
+  let holding = false;
   const server = createServer((near) => {
     const [host, port] = target().split(":");
     const far = connect(Number(port), host);
     const pair = [near, far];
     pairs.add(pair);
     for (const [one, other] of [[near, far], [far, near]]) {
-      one.on("data", (bytes) => dark || pair.dark || other.write(bytes));
+      one.on("data", (bytes) => {
+        if (pair.dark) return;
+        if (holding) held.push(() => other.write(bytes));
+        else other.write(bytes);
+      });
       one.on("error", () => {});
       one.on("close", () => {
         // Of a silent pair neither end learns of the other's.
@@ -119,11 +124,41 @@ export async function startNetwork(target) {
     goSilent() {
       for (const pair of pairs) pair.dark = true;
     },
+    /** What is sent waits until it is released, and then comes at once. */
+    hold() {
+      holding = true;
+    },
+    release() {
+      holding = false;
+      for (const write of held.splice(0)) write();
+    },
     async stop() {
       this.cut();
       server.close();
     },
   };
+}
+
+/** The package's WebSocket with no more than those of browsers have: it cannot be cut. */
+export class BrowserSocket {
+  #inner;
+
+  constructor(url, protocol) {
+    this.#inner = new WebSocket(url, protocol);
+    for (const name of ["onopen", "onmessage", "onerror", "onclose"]) this.#inner[name] = (event) => this[name]?.(event);
+  }
+
+  get bufferedAmount() {
+    return this.#inner.bufferedAmount;
+  }
+
+  send(data) {
+    this.#inner.send(data);
+  }
+
+  close(code, reason) {
+    this.#inner.close(code, reason);
+  }
 }
 
 /** A client with what it tells written down. */

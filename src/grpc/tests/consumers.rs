@@ -105,6 +105,24 @@ async fn what_was_not_acknowledged_comes_again_and_what_was_does_not() {
 }
 
 #[tokio::test]
+async fn what_an_instance_of_before_a_reset_acknowledges_does_not_undo_it() {
+    let rig = Rig::start().await;
+    let chatty = rig.join("chatty").await;
+    drop(rig.opened(named("db", BEGINNING)).await);
+    // More than a stream is sent that nobody reads.
+    for _ in 0..64 {
+        chatty.message(text(&"x".repeat(64 << 10))).expect("room");
+    }
+    eventually("all is committed", || rig.log.budget().is_whole()).await;
+    let stale = rig.cursor(rig.head());
+    let mut stream = rig.opened(reset("db", BEGINNING)).await;
+    let refused = rig.acknowledge("db", &stale).await.expect_err("not sent since");
+    assert_error(&refused, Code::FailedPrecondition, "CURSOR_NOT_SENT");
+    let all = stream.events(65).await;
+    assert_eq!(rig.acknowledge("db", &all[64].cursor).await.expect("sent"), stale);
+}
+
+#[tokio::test]
 async fn a_place_in_the_log_is_kept_from_the_first_moment_and_a_snapshot_is_taken_again() {
     let rig = Rig::start().await;
     let _before = rig.joined(&["a", "b"]).await;
@@ -322,7 +340,7 @@ async fn a_bad_name_a_reset_of_nobody_and_one_too_many_are_refused() {
     assert_field(&rig.refused(reset("", NOW)).await, "reset_consumer");
     let open = async |i: usize| {
         let name = crate::consumers::ConsumerName::new(&format!("c{i}")).expect("a good name");
-        let opened = rig.services.shared.consumers.open(&name, crate::consumers::Fresh::Snapshot, false).await;
+        let opened = rig.services.shared.consumers.open(&name, crate::consumers::Fresh::Snapshot, None).await;
         opened.expect("opened");
     };
     futures_util::future::join_all((0..1_000).map(open)).await;

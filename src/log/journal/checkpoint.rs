@@ -19,6 +19,9 @@ const MAGIC: &[u8; 8] = b"HWCHKPNT";
 const HEADER: usize = 64;
 const SUFFIX: &str = ".ckpt";
 
+/// The name of one that is being written.
+const NEW: &str = "checkpoint.new";
+
 /// How many are kept: if the newest cannot be read, the one before can.
 pub(super) const KEPT: usize = 2;
 
@@ -85,7 +88,7 @@ fn file_name(from: Offset) -> String {
     format!("{from:020}{SUFFIX}")
 }
 
-/// Writes a checkpoint of the fold; everything up to `durable` is durable, and applied. The fold goes on changing meanwhile, and is
+/// Writes a checkpoint of the fold, or leaves nothing of it; everything up to `durable` is durable, and applied. The fold goes on changing meanwhile, and is
 /// locked a part at a time only.
 pub(super) fn write(
     disk: &dyn Disk,
@@ -95,8 +98,25 @@ pub(super) fn write(
     fold: &dyn Checkpoint,
     durable: impl FnOnce() -> Offset,
 ) -> io::Result<Written> {
-    let new = directory.join("checkpoint.new");
-    let file = disk.create(&new)?;
+    let new = directory.join(NEW);
+    let written = write_new(disk, &new, directory, epoch, clean, fold, durable);
+    if written.is_err() {
+        // What space it took is needed for the next try. If it stays, the next begins with emptying it.
+        let _ = disk.remove(&new);
+    }
+    written
+}
+
+fn write_new(
+    disk: &dyn Disk,
+    new: &Path,
+    directory: &Path,
+    epoch: Epoch,
+    clean: bool,
+    fold: &dyn Checkpoint,
+    durable: impl FnOnce() -> Offset,
+) -> io::Result<Written> {
+    let file = disk.create(new)?;
     // The header comes last: what it says is known only then. Its salt is needed now.
     let draft = Header::new(epoch, 0, 0, clean);
     let salt = Salt::new(draft.salt);
@@ -124,7 +144,7 @@ pub(super) fn write(
     file.write(&header.to_bytes(), 0)?;
     file.sync()?;
     let path = directory.join(file_name(header.from));
-    disk.rename(&new, &path)?;
+    disk.rename(new, &path)?;
     disk.sync_directory(directory)?;
     Ok(Written { path, header, bytes: at })
 }

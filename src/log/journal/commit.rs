@@ -100,9 +100,11 @@ impl JournalLog {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let writer = &mut *writer;
         let Some(batch) = writer.pending.take().or_else(|| self.take(&mut writer.newest)) else { return false };
-        if let Err(error) = self.write(writer, &batch.records) {
+        self.health.asked();
+        let written = self.write(writer, &batch.records).inspect_err(|_| self.abandon(writer));
+        self.health.answered();
+        if let Err(error) = written {
             writer.pending = Some(batch);
-            self.abandon(writer);
             self.health.failed(Part::Commit, &format!("{}: {error}", self.directory.display()));
             return false;
         }
@@ -220,17 +222,19 @@ impl JournalLog {
             Some(spare) => spare,
             None => self.spare.make(&*self.disk, size)?,
         };
-        let placed = file
+        let renamed = file
             .write(&header.to_bytes(), 0)
             .and_then(|()| self.sync(&*file))
-            .and_then(|()| self.disk.rename(&path, &segment.path))
-            .and_then(|()| self.disk.sync_directory(&self.directory));
-        if let Err(error) = placed {
+            .and_then(|()| self.disk.rename(&path, &segment.path));
+        if let Err(error) = renamed {
             drop(file);
             // Its space is needed for the next try.
-            for path in [&path, &segment.path] {
-                let _ = self.disk.remove(path);
-            }
+            let _ = self.disk.remove(&path);
+            return Err(error);
+        }
+        if let Err(error) = self.disk.sync_directory(&self.directory) {
+            // The file stays, for it may have taken the place of the only segment there is; its space is needed for the next try.
+            let _ = file.truncate(HEADER as u64);
             return Err(error);
         }
         self.kept().begin(segment, size);
@@ -239,17 +243,12 @@ impl JournalLog {
         Ok(())
     }
 
-    /// Leaves a segment in which something failed. What is committed stays; an empty one goes, because the next has its name.
+    /// Leaves a segment in which something failed. What is committed stays. An empty one stays too, until the next takes its name: all the
+    /// others may be forgotten, and a directory without any segment could not be told from one that lost them.
     fn abandon(&self, writer: &mut Writer) {
         let Some(active) = writer.active.take() else { return };
-        let empty = self.kept().take_back_empty();
-        if let Some(segment) = empty {
-            drop(active);
-            let _ = self.disk.remove(&segment.path);
-        } else {
-            let end = self.kept().current().map_or(u64::MAX, |segment| segment.end);
-            let _ = active.file.truncate(end.min(active.size));
-        }
+        let end = self.kept().current().map_or(u64::MAX, |segment| segment.end);
+        let _ = active.file.truncate(end.min(active.size));
     }
 
     /// Goes on to a new segment when all events of the present one are forgotten, so that its file can go.
@@ -257,11 +256,19 @@ impl JournalLog {
         let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let first = writer.newest + 1;
         let old = self.kept().current().is_some_and(|segment| !segment.is_empty()) && self.bounds().records == 0;
-        if old && let Err(error) = self.begin_segment(&mut writer, first, 0) {
-            tracing::warn!(%error, "cannot begin a new segment of the log; the next event tries again");
+        if !old || writer.pending.is_some() {
+            return;
         }
+        let begun = self.begin_segment(&mut writer, first, 0);
         drop(writer);
-        self.retain();
+        match begun {
+            // Now the old one can go.
+            Ok(()) => self.retain(),
+            // Not at once again: the next look for what is too old comes soon enough.
+            Err(error) => {
+                tracing::warn!(%error, "cannot begin a new segment of the log; it is tried again with the next event, or soon");
+            }
+        }
     }
 }
 

@@ -40,7 +40,7 @@ impl DataDir {
         match fs::metadata(path) {
             Ok(found) if !found.is_dir() => return Err(unusable(io::ErrorKind::NotADirectory.into())),
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::NotFound => fs::create_dir_all(path).map_err(unusable)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => make(path).map_err(unusable)?,
             Err(error) => return Err(unusable(error)),
         }
         let lock = path.join(LOCK);
@@ -52,7 +52,7 @@ impl DataDir {
             Err(TryLockError::Error(error)) => return Err(unusable(error)),
         }
         let directory = Self { path: path.to_owned(), _lock: lock };
-        fs::create_dir_all(directory.journal()).map_err(unusable)?;
+        make(&directory.journal()).map_err(unusable)?;
         Ok(directory)
     }
 
@@ -92,6 +92,20 @@ impl DataDir {
         fs::rename(&new, self.path.join(FORMAT))?;
         File::open(&self.path)?.sync_all()
     }
+}
+
+/// Makes a directory and those above it that are missing; they are there after a loss of power too when this returns.
+fn make(path: &Path) -> io::Result<()> {
+    let parents = parents_of_missing(path);
+    fs::create_dir_all(path)?;
+    parents.iter().try_for_each(|parent| File::open(parent)?.sync_all())
+}
+
+/// The directories that get a new name in them when one is made with all that is missing above it, the innermost first.
+fn parents_of_missing(path: &Path) -> Vec<PathBuf> {
+    let missing = path.ancestors().take_while(|path| !path.as_os_str().is_empty() && !path.exists());
+    let here = |parent: &Path| if parent.as_os_str().is_empty() { ".".into() } else { parent.to_owned() };
+    missing.filter_map(Path::parent).map(here).collect()
 }
 
 enum Problem {
@@ -138,6 +152,17 @@ mod tests {
         assert!(error.contains("held by another process") && error.contains(&path.display().to_string()), "{error}");
         drop(held);
         assert!(DataDir::open(&path).is_ok());
+    }
+
+    #[test]
+    fn every_directory_that_gets_a_new_name_in_it_is_known_before() {
+        let scratch = tempfile::tempdir().expect("a directory");
+        let root = scratch.path();
+        assert_eq!(parents_of_missing(&root.join("a/b/c")), [root.join("a/b"), root.join("a"), root.to_owned()]);
+        make(&root.join("a/b")).expect("made");
+        assert_eq!(parents_of_missing(&root.join("a/b/c")), [root.join("a/b")]);
+        assert!(root.join("a/b").is_dir() && parents_of_missing(root).is_empty());
+        assert_eq!(parents_of_missing(Path::new("not-here/either")), [Path::new("not-here"), Path::new(".")]);
     }
 
     #[test]

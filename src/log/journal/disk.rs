@@ -101,8 +101,8 @@ fn write_zeros(file: &File, mut from: u64, to: u64) -> io::Result<()> {
 pub(super) mod faulty {
     //! A disk that fails on command, and counts.
 
-    use std::sync::Arc;
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    use std::sync::{Arc, Mutex};
 
     use super::*;
 
@@ -112,7 +112,12 @@ pub(super) mod faulty {
         pub(in super::super) allocate: AtomicBool,
         pub(in super::super) write: AtomicBool,
         pub(in super::super) sync: AtomicBool,
-        pub(in super::super) create: AtomicBool,
+        pub(in super::super) sync_directory: AtomicBool,
+        /// No checkpoint and no spare has space until a spare is removed.
+        pub(in super::super) full: AtomicBool,
+        /// A sync waits for as long as somebody has this.
+        pub(in super::super) answers: Mutex<()>,
+        pub(in super::super) checkpoint: AtomicBool,
         pub(in super::super) syncs: AtomicU64,
         pub(in super::super) writes: AtomicU64,
     }
@@ -133,7 +138,10 @@ pub(super) mod faulty {
 
     impl Disk for FaultyDisk {
         fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-            Faults::check(&self.0.create, io::ErrorKind::StorageFull)?;
+            Faults::check(&self.0.full, io::ErrorKind::StorageFull)?;
+            if path.ends_with("checkpoint.new") {
+                Faults::check(&self.0.checkpoint, io::ErrorKind::StorageFull)?;
+            }
             Ok(Box::new(FaultyFile(RealDisk.create(path)?, Arc::clone(&self.0))))
         }
 
@@ -146,11 +154,14 @@ pub(super) mod faulty {
         }
 
         fn remove(&self, path: &Path) -> io::Result<()> {
+            if path.to_string_lossy().contains("spare-") {
+                Faults::set(&self.0.full, false);
+            }
             RealDisk.remove(path)
         }
 
         fn sync_directory(&self, _: &Path) -> io::Result<()> {
-            Ok(())
+            Faults::check(&self.0.sync_directory, io::ErrorKind::StorageFull)
         }
     }
 
@@ -176,6 +187,7 @@ pub(super) mod faulty {
 
         fn sync(&self) -> io::Result<()> {
             self.1.syncs.fetch_add(1, Ordering::SeqCst);
+            drop(self.1.answers.lock());
             // EIO has no kind of its own. What is written is there for the next to open it, synced or not, and tests are many.
             if self.1.sync.load(Ordering::SeqCst) { Err(io::Error::from_raw_os_error(5)) } else { Ok(()) }
         }

@@ -76,7 +76,7 @@ impl Spare {
         self.file.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
-    fn put(&self, spare: (PathBuf, Box<dyn DiskFile>)) {
+    pub(super) fn put(&self, spare: (PathBuf, Box<dyn DiskFile>)) {
         *self.file.lock().unwrap_or_else(PoisonError::into_inner) = Some(spare);
     }
 }
@@ -87,11 +87,13 @@ pub(super) struct Keeper {
     checkpoints: Vec<Written>,
     /// The segment that was written to when the newest was made, by its first offset.
     made_in: Option<Offset>,
+    /// Whether what the log has set aside made way for one already, since the last that could be written.
+    made_way: bool,
 }
 
 impl Keeper {
     pub(super) fn new(checkpoints: Vec<Written>) -> Self {
-        Self { checkpoints, made_in: None }
+        Self { checkpoints, made_in: None, made_way: false }
     }
 
     /// Up to where nothing is needed by a checkpoint that is kept.
@@ -129,7 +131,8 @@ impl JournalLog {
             self.forget_checkpoints(&mut keeper, covering);
         }
         let removed = self.remove_dropped(&keeper);
-        spare && noted && removed
+        // There may be space only now, or it made way.
+        (spare && self.spare.is_there() || self.keep_spare()) && noted && removed
     }
 
     fn keep_spare(&self) -> bool {
@@ -164,22 +167,42 @@ impl JournalLog {
         awaited || (keeper.made_in != current && worth)
     }
 
-    /// Writes a checkpoint; false if that failed.
+    /// Writes a checkpoint; false if that failed. What is forgotten can go only after one: when the disk is too full for it, space that the
+    /// log has set aside makes way, and is set aside again from what that frees.
     pub(super) fn checkpoint(&self, keeper: &mut Keeper, fold: &dyn Checkpoint, clean: bool) -> bool {
+        let mut made = self.make_checkpoint(keeper, fold, clean);
+        if made.as_ref().is_err_and(is_full) && !keeper.made_way && self.kept().newest_dropped().is_some() {
+            // Once: if that is not enough, it would not be the next time.
+            keeper.made_way = true;
+            self.make_way(keeper);
+            made = self.make_checkpoint(keeper, fold, clean);
+        }
+        made.inspect_err(|error| {
+            tracing::warn!(%error, directory = %self.directory.display(), "cannot write a checkpoint of the log; it is tried again");
+        })
+        .is_ok()
+    }
+
+    fn make_checkpoint(&self, keeper: &mut Keeper, fold: &dyn Checkpoint, clean: bool) -> io::Result<()> {
         let current = self.kept().current().map(|segment| segment.first);
         let head = || *self.head.borrow();
-        match checkpoint::write(&*self.disk, &self.directory, self.epoch, clean, fold, head) {
-            Ok(written) => {
-                keeper.checkpoints.retain(|older| older.path != written.path);
-                keeper.checkpoints.insert(0, written);
-                keeper.made_in = current;
-                self.forget_checkpoints(keeper, KEPT);
-                true
-            }
-            Err(error) => {
-                tracing::warn!(%error, directory = %self.directory.display(), "cannot write a checkpoint of the log; it is tried again");
-                false
-            }
+        let written = checkpoint::write(&*self.disk, &self.directory, self.epoch, clean, fold, head)?;
+        keeper.checkpoints.retain(|older| older.path != written.path);
+        keeper.checkpoints.insert(0, written);
+        keeper.made_in = current;
+        keeper.made_way = false;
+        self.forget_checkpoints(keeper, KEPT);
+        Ok(())
+    }
+
+    /// Gives up what the log can do without for a moment: older checkpoints, what only they need, and the spare.
+    fn make_way(&self, keeper: &mut Keeper) {
+        self.forget_checkpoints(keeper, 1);
+        self.remove_dropped(keeper);
+        if let Some((path, file)) = self.spare.take(0) {
+            drop(file);
+            // What stays is found by the next start.
+            let _ = self.disk.remove(&path);
         }
     }
 
@@ -214,4 +237,9 @@ impl JournalLog {
         }
         true
     }
+}
+
+/// Whether there was no space.
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

@@ -21,12 +21,15 @@ pub(super) struct Kept {
     limit: u64,
     /// What the segment that is written to takes, filled or not.
     whole: u64,
+    /// What all the others that can be read take, so that nobody has to add it up.
+    sealed: u64,
 }
 
 impl Kept {
     pub(super) fn new(segments: Vec<Segment>, last: Offset, limit: u64, whole: u64) -> Self {
         let before_oldest = segments.first().map_or(last, |segment| segment.first - 1);
-        let mut kept = Self { live: segments.into(), dropped: Vec::new(), before_oldest, limit, whole };
+        let sealed = segments.iter().rev().skip(1).map(|segment| segment.end).sum();
+        let mut kept = Self { live: segments.into(), dropped: Vec::new(), before_oldest, limit, whole, sealed };
         kept.forget_excess();
         kept
     }
@@ -42,7 +45,14 @@ impl Kept {
 
     /// Bytes of what can be read.
     pub(super) fn bytes(&self) -> u64 {
-        self.readable().map(|segment| segment.end).sum()
+        let unread = |segment: &&Segment| segment.last <= self.before_oldest;
+        match (self.live.front(), self.live.back()) {
+            (Some(oldest), Some(current)) if self.live.len() > 1 && !unread(&current) => {
+                // Only the oldest can be forgotten for its age and still be there.
+                self.sealed + current.end - Some(oldest).filter(unread).map_or(0, |oldest| oldest.end)
+            }
+            (_, current) => current.filter(|current| !unread(current)).map_or(0, |current| current.end),
+        }
     }
 
     /// Bytes of the segments that have anything after an offset.
@@ -59,8 +69,14 @@ impl Kept {
         self.live.back_mut()
     }
 
-    /// Goes on to a new segment, whose file takes `whole` bytes, and forgets what there is no room for beside it.
+    /// Goes on to a new segment, whose file takes `whole` bytes, and forgets what there is no room for beside it. It takes the place of an
+    /// empty one, in which a write failed and whose name it has.
     pub(super) fn begin(&mut self, segment: Segment, whole: u64) {
+        if self.live.back().is_some_and(|last| last.first == segment.first) {
+            self.live.pop_back();
+        } else if let Some(last) = self.live.back() {
+            self.sealed += last.end;
+        }
         self.live.push_back(segment);
         self.whole = whole;
         self.forget_excess();
@@ -73,17 +89,13 @@ impl Kept {
     }
 
     fn taken(&self) -> u64 {
-        let sealed = self.live.len().saturating_sub(1);
-        self.live.iter().take(sealed).map(|segment| segment.end).sum::<u64>() + self.whole
-    }
-
-    /// Takes back the segment that was begun last, if nothing is in it.
-    pub(super) fn take_back_empty(&mut self) -> Option<Segment> {
-        if self.live.back().is_some_and(Segment::is_empty) { self.live.pop_back() } else { None }
+        self.sealed + self.whole
     }
 
     fn drop_oldest(&mut self) {
         if let Some(segment) = self.live.pop_front() {
+            // It was not the one that is written to: that is never forgotten.
+            self.sealed -= segment.end;
             self.before_oldest = self.before_oldest.max(segment.last);
             self.dropped.push(segment);
         }
@@ -132,5 +144,42 @@ impl Kept {
             end: segment.end,
             last: segment.last,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::super::segment::Header;
+    use super::*;
+    use crate::position::Epoch;
+
+    proptest! {
+        #[test]
+        fn the_running_totals_are_what_adding_up_gives(steps in prop::collection::vec((0..4u8, 1..5_000usize), 0..60)) {
+            let mut kept = Kept::new(Vec::new(), 99, 40_000, 0);
+            let (mut now, mut next) = (0, 100);
+            for (step, size) in steps {
+                now += 10;
+                match (step, kept.current()) {
+                    (0, _) | (_, None) => {
+                        let segment = Segment::empty(Path::new("x"), Header::new(Epoch::random(), next));
+                        kept.begin(segment, 10_000);
+                    }
+                    (1, _) => drop(kept.forget_before(now - size as i64 / 50)),
+                    (_, Some(segment)) => {
+                        segment.push(now, size);
+                        next += 1;
+                    }
+                }
+                let added: u64 = kept.readable().map(|segment| segment.end).sum();
+                prop_assert_eq!(kept.bytes(), added);
+                let sealed: u64 = kept.live.iter().rev().skip(1).map(|segment| segment.end).sum();
+                prop_assert_eq!(kept.sealed, sealed);
+            }
+        }
     }
 }

@@ -34,6 +34,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore, watch};
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::commit::Writer;
@@ -71,6 +72,9 @@ const MOST_SEGMENT: usize = 16 << 20;
 /// What an event takes in a file beyond its payload, at most: its labels twice, names, the ids of unacknowledged messages.
 const EVENT_OVERHEAD: usize = 24 << 10;
 
+/// How often it is looked whether the disk answers.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
 /// Between one try and the next of something that failed.
 const LEAST_BACKOFF: Duration = Duration::from_millis(100);
 const MOST_BACKOFF: Duration = Duration::from_secs(1);
@@ -93,7 +97,7 @@ pub struct JournalLog {
     rotate: Notify,
     /// Wakes the keeper.
     keep: Notify,
-    reads: Semaphore,
+    reads: Arc<Semaphore>,
     disk: Arc<dyn Disk>,
     /// Where the files are.
     directory: PathBuf,
@@ -156,7 +160,7 @@ impl JournalLog {
             spare: Spare::adopt(&*disk, &directory, segment_bytes as u64).map_err(OpenError::io(&directory))?,
             rotate: Notify::new(),
             keep: Notify::new(),
-            reads: Semaphore::new(FILE_READS),
+            reads: Arc::new(Semaphore::new(FILE_READS)),
             disk,
             directory,
             held: Mutex::new(Some(held)),
@@ -229,7 +233,7 @@ impl JournalLog {
             let (log, fold) = (Arc::clone(&self), Arc::clone(&fold));
             tokio::task::spawn_blocking(move || log.keep_until(&*fold, &runtime, &stop))
         };
-        let ended = match tokio::try_join!(writing, keeping) {
+        let ended = match self.watch_over(async { tokio::try_join!(writing, keeping) }).await {
             Ok(_) => tokio::task::spawn_blocking(move || self.end(&*fold)).await,
             Err(error) => Err(error),
         };
@@ -237,6 +241,19 @@ impl JournalLog {
             && let Ok(panic) = error.try_into_panic()
         {
             std::panic::resume_unwind(panic);
+        }
+    }
+
+    /// Looks after the disk while the threads that wait for it cannot.
+    async fn watch_over<T>(&self, work: impl Future<Output = T>) -> T {
+        let mut work = std::pin::pin!(work);
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                done = &mut work => return done,
+                _ = ticks.tick() => self.health.look(&self.directory),
+            }
         }
     }
 
@@ -347,6 +364,10 @@ impl Log for JournalLog {
         }
     }
 
+    fn head(&self) -> Offset {
+        *self.head.borrow()
+    }
+
     fn budget(&self) -> &Budget {
         &self.budget
     }
@@ -399,21 +420,30 @@ impl JournalLog {
             read => return read,
         }
         // The semaphore is never closed.
-        let _place = self.reads.acquire().await;
+        let place = Arc::clone(&self.reads).acquire_owned().await;
         let Some(spot) = self.kept().spot(after) else { return Err(ReadError::Expired) };
         let file = spot.path.clone();
-        let read = tokio::task::spawn_blocking(move || reader::read(&spot, after, head)).await;
+        let reading = tokio::task::spawn_blocking(move || {
+            // Its place is taken until it is done, whether anybody still waits for it or not.
+            let _place = place;
+            reader::read(&spot, after, head)
+        });
+        let read = reading.await;
         match read {
             Ok(Ok(records)) => Ok(records),
             Ok(Err(reader::Unread::Damaged(why))) => {
                 tracing::error!(%why, "the log is damaged");
                 Err(ReadError::Damaged(why))
             }
+            Ok(Err(reader::Unread::Unavailable(why))) => {
+                tracing::warn!(%why, "the log cannot be read now");
+                Err(ReadError::Unavailable(why))
+            }
             Ok(Err(reader::Unread::Gone)) if after < self.kept().before_oldest() => Err(ReadError::Expired),
             Ok(Err(reader::Unread::Gone)) => {
                 Err(ReadError::Damaged(format!("{} is not there any more", file.display()).into()))
             }
-            Err(_) => Err(ReadError::Damaged(format!("reading {} was cut short", file.display()).into())),
+            Err(_) => Err(ReadError::Unavailable(format!("reading {} was cut short", file.display()).into())),
         }
     }
 }

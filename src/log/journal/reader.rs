@@ -36,19 +36,24 @@ pub(super) struct Spot {
 pub(super) enum Unread {
     /// The file is not there any more.
     Gone,
-    /// The file cannot be read, or what is in it is not what was written.
+    /// The file cannot be read now: no descriptor is free, or the disk fails.
+    Unavailable(Arc<str>),
+    /// What is in the file is not what was written, or less.
     Damaged(Arc<str>),
 }
 
 /// The records after `after` and not past `until`, as many as one read hands out, at least one.
 pub(super) fn read(spot: &Spot, after: Offset, until: Offset) -> Result<Vec<Arc<Record>>, Unread> {
-    let damaged = |at: u64, why: &dyn std::fmt::Display| {
-        Unread::Damaged(format!("{}, byte {at}: {why}", spot.path.display()).into())
+    let place_of = |at: u64, why: &dyn std::fmt::Display| format!("{}, byte {at}: {why}", spot.path.display()).into();
+    let damaged = |at, why: &dyn std::fmt::Display| Unread::Damaged(place_of(at, why));
+    let failed = |at, error: io::Error| match error.kind() {
+        io::ErrorKind::UnexpectedEof => damaged(at, &"the file ends too early"),
+        _ => Unread::Unavailable(place_of(at, &error)),
     };
     let file = match File::open(&spot.path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Err(Unread::Gone),
-        Err(error) => return Err(damaged(0, &error)),
+        Err(error) => return Err(failed(0, error)),
     };
     let until = until.min(spot.last);
     let (mut records, mut size) = (Vec::new(), 0);
@@ -84,7 +89,7 @@ pub(super) fn read(spot: &Spot, after: Offset, until: Offset) -> Result<Vec<Arc<
                 base = place;
                 at = 0;
                 window.resize(wanted.max(CHUNK).min(left), 0);
-                file.read_exact_at(&mut window, base).map_err(|error| damaged(base, &error))?;
+                file.read_exact_at(&mut window, base).map_err(|error| failed(base, error))?;
             }
         }
     }

@@ -60,7 +60,7 @@ struct Plain {
 /// Why a session is over for its client.
 enum Next {
     Reconnect,
-    /// Told not to come back before the next load: somebody else has the name.
+    /// Replaced or refused: somebody else has the name. It comes back with the next load.
     Rest,
 }
 
@@ -188,7 +188,7 @@ impl Plain {
                     .map_or((1005, String::new()), |CloseFrame { code, reason }| (code.into(), reason.to_string()));
                 self.note(What::Closed { session, code, reason });
                 // What is left is the answer to it, which the next read sends.
-                (code == 4409).then(|| self.over(session, "replaced")).map(|_| Next::Rest)
+                matches!(code, 4409 | 4410).then(|| self.over(session, "replaced")).map(|_| Next::Rest)
             }
             Some(Ok(_)) => None,
             Some(Err(error)) => Some(self.over(session, &error.to_string())),

@@ -44,7 +44,7 @@ enum Next {
     Resume,
     /// The session is over too.
     Anew,
-    /// Replaced: somebody else has the name.
+    /// Replaced or refused: somebody else has the name.
     Rest,
 }
 
@@ -110,6 +110,9 @@ impl Reliable {
 
     async fn live(&mut self, mut socket: Socket) -> Next {
         let number = socket.session;
+        if let Some(session) = self.session.as_ref().filter(|session| session.received > 0) {
+            self.note(What::TxAck { session: number, received: session.received });
+        }
         let first = match &self.session {
             Some(session) => json!({"type": "resume", "session": session.secret, "received": session.received}),
             None => json!({"type": "hello"}),
@@ -141,7 +144,7 @@ impl Reliable {
                         self.note(What::Closed { session: number, code, reason });
                         // Sends the answer and waits for the end.
                         let _ = timeout(PATIENCE, async { while let Some(Ok(_)) = socket.stream.next().await {} }).await;
-                        let next = if code == 4409 { Next::Rest } else { Next::Anew };
+                        let next = if matches!(code, 4409 | 4410) { Next::Rest } else { Next::Anew };
                         return self.over(number, "closed by the server", next);
                     }
                     Some(Ok(_)) => {}

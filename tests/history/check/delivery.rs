@@ -242,7 +242,12 @@ pub fn stored_owed<'a>(facts: &'a Facts<'_>, send: &Sending<'_>) -> Option<&'a Q
                 && session.well_at(quiet.t)
                 && session.life.is_some()
         });
-        let between = theirs.iter().filter(|s| s.record.t < quiet.t && s.over.is_none_or(|over| over > send.t));
+        // A connection may outlive its client: while the log takes nothing its end is not there, and what is read no further is not noticed.
+        let known = |session: &Session<'_>| {
+            let end = session.life.and_then(|at| facts.lives[at].end).map(|(_, end)| end.seen);
+            session.over.is_none_or(|over| over.max(end.unwrap_or(over)) > send.t)
+        };
+        let between = theirs.iter().filter(|s| s.record.t < quiet.t && known(s));
         let reliable = |session: &Session<'_>| session.life.is_some_and(|at| !facts.lives[at].subprotocol.is_empty());
         let mut lossless = between.map(|session| {
             let stayed = session.well_at(quiet.t) || session.opened.is_none();

@@ -19,6 +19,7 @@ pub(super) fn judge(facts: &Facts<'_>, verdict: &mut Verdict) {
     let broken = verdict.broken.clone();
     let lives: Vec<_> = facts.lives.iter().filter(|life| !broken.contains(life.connection)).collect();
     owed(facts, &lives, verdict);
+    drained(facts, &lives, verdict);
     restarts(facts, &lives, verdict);
     settled(facts, verdict);
 }
@@ -68,6 +69,28 @@ fn owed(facts: &Facts<'_>, lives: &[&Life<'_>], verdict: &mut Verdict) {
                 life.connection, life.client
             );
             verdict.violation(1, what, [line(life.connected.record), line(quiet.record)]);
+        }
+    }
+}
+
+/// A process that stopped in order told every subscriber of every end before it ended their streams.
+fn drained(facts: &Facts<'_>, lives: &[&Life<'_>], verdict: &mut Verdict) {
+    for run in facts.runs.values() {
+        let (Some((ending, _)), Some((ended, Some(0)))) = (&run.ending, run.ended) else { continue };
+        let carried = facts.streams.iter().find(|stream| {
+            let said = stream.end.is_some_and(|(.., cut, outcome)| !cut && outcome.reason == "SHUTTING_DOWN");
+            stream.run == run.number && stream.filter.is_empty() && said
+        });
+        // At its deadline it ends them whatever they have carried.
+        let (Some(stream), true) = (carried, ended.saturating_sub(*ending) < 6 * SECOND) else { continue };
+        for life in lives.iter().filter(|life| life.epoch == run.head.epoch && life.connected.seen < *ending) {
+            verdict.judged(1);
+            if life.end.is_none_or(|(_, end)| end.seen > ended + SECOND) {
+                verdict.broken.insert(life.connection.to_owned());
+                let what = format!("{} was open at an orderly stop, and no Disconnected was told", life.client);
+                let told = stream.end.map(|(_, record, ..)| line(record));
+                verdict.violation(1, what, [line(life.connected.record)].into_iter().chain(told));
+            }
         }
     }
 }

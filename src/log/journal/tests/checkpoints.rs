@@ -154,6 +154,26 @@ async fn with_no_checkpoint_and_the_beginning_gone_it_is_not_guessed_who_was_con
 }
 
 #[tokio::test]
+async fn what_no_checkpoint_shows_yet_is_not_removed_however_much_is_forgotten() {
+    let retention = Retention { max_bytes: 512 << 10, max_age: None };
+    let journal = Journal::new(retention, Clock::default());
+    Faults::set(&journal.faults.checkpoint, true);
+    let stays = journal.connect("stays");
+    for _ in 0..40 {
+        journal.log_one(&stays, text(50_000));
+    }
+    assert!(journal.log.bounds().before_oldest > stays.generation());
+    assert!(segments(&journal.journal()).len() > 20);
+    let scratch = Arc::clone(&journal.scratch);
+    drop(journal);
+    let journal = Journal::at(scratch, retention, Clock::default()).expect("opened");
+    assert!(journal.all().await.last().is_some_and(|last| last.contains("NodeRestarted")));
+    // There a checkpoint could be written.
+    let on_disk: u64 = files(&journal.journal(), "").iter().map(|file| file.metadata().expect("there").len()).sum();
+    assert!(on_disk <= 512 << 10, "{on_disk}");
+}
+
+#[tokio::test]
 async fn any_byte_of_a_checkpoint_changed_or_cut_is_noticed() {
     let journal = Journal::new(ROOMY, Clock::default());
     for i in 0..5 {
@@ -171,4 +191,40 @@ async fn any_byte_of_a_checkpoint_changed_or_cut_is_noticed() {
         std::fs::write(&file, &bytes[..at]).expect("written");
         assert!(checkpoint::read(&file).expect("read").is_none(), "{at}");
     }
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_cannot_be_written_leaves_no_file_behind() {
+    let journal = Journal::new(SMALL, Clock::default());
+    journal.connect("a");
+    let before = files(&journal.journal(), "");
+    Faults::set(&journal.faults.write, true);
+    assert!(!journal.log.checkpoint(&mut journal.log.keeper(), &journal.fold(None), false));
+    assert_eq!(files(&journal.journal(), ""), before);
+}
+
+#[tokio::test]
+async fn on_a_full_disk_the_spare_makes_way_for_the_checkpoint_that_lets_old_segments_go() {
+    let journal = Journal::new(Retention { max_bytes: 512 << 10, max_age: None }, Clock::default());
+    let connection = journal.connect("a");
+    journal.commit();
+    // Segments are forgotten, and the keeper comes late to it.
+    while journal.log.kept().newest_dropped().is_none() {
+        journal.submit(&connection, text(50_000));
+        assert!(journal.log.commit_batch(&journal.fold(None)));
+        if !journal.log.spare.is_there() {
+            let spare = journal.log.spare.make(&*journal.log.disk, journal.log.segment_bytes as u64).expect("space");
+            journal.log.spare.put(spare);
+        }
+    }
+    let before = segments(&journal.journal());
+    Faults::set(&journal.faults.full, true);
+    assert!(journal.log.keep_up(&journal.fold(None)));
+    assert!(journal.log.kept().newest_dropped().is_none());
+    assert!(segments(&journal.journal()).len() < before.len());
+    // The spare is set aside again.
+    assert!(journal.log.spare.is_there() && journal.log.watch_health().borrow().is_committing());
+    let all = journal.all().await;
+    let again = journal.crash().expect("opened").all().await;
+    assert_eq!((again.len(), again[..all.len()] == all[..]), (all.len() + 1, true));
 }

@@ -1,5 +1,9 @@
 //! A disk that is full, or that fails to sync: nothing is shown that is not durable, newcomers are refused, and it recovers by itself.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures_util::FutureExt as _;
+
 use super::*;
 
 fn healthy(journal: &Journal) -> bool {
@@ -87,6 +91,93 @@ async fn a_crash_at_any_stage_of_a_failure_loses_nothing_that_was_told() {
 }
 
 #[tokio::test]
+async fn an_old_segment_that_cannot_be_left_is_not_tried_again_at_once() {
+    let (now, clock) = clock();
+    let journal = Journal::new(Retention { max_bytes: 1 << 20, max_age: Some(Duration::from_secs(60)) }, clock);
+    journal.log_one(&info("a"), text(10));
+    let old = segments(&journal.journal());
+    now.store(2_000, Ordering::Relaxed);
+    let woken = || journal.log.rotate.notified().now_or_never().is_some();
+    journal.log.retain();
+    assert!(woken());
+    Faults::set(&journal.faults.sync, true);
+    journal.log.leave_old();
+    assert!(!woken());
+    // The next look for what is too old tries again.
+    Faults::set(&journal.faults.sync, false);
+    journal.log.retain();
+    assert!(woken());
+    journal.log.leave_old();
+    assert!(!woken());
+    journal.commit();
+    assert_ne!(segments(&journal.journal()), old);
+}
+
+/// A clock at 1000 s, and what sets it.
+fn clock() -> (Arc<AtomicU64>, Clock) {
+    let now = Arc::new(AtomicU64::new(1_000));
+    let read = Arc::clone(&now);
+    (now, Clock::new(move || SystemTime::UNIX_EPOCH + Duration::from_secs(read.load(Ordering::Relaxed))))
+}
+
+/// A journal with an event, all of which is forgotten for its age, files too: what it goes on in is empty.
+fn forgotten() -> (Journal, Offset) {
+    let (now, clock) = clock();
+    let journal = Journal::new(Retention { max_bytes: 1 << 20, max_age: Some(Duration::from_secs(60)) }, clock);
+    journal.log_one(&info("a"), text(10));
+    let old = segments(&journal.journal());
+    now.store(2_000, Ordering::Relaxed);
+    journal.log.retain();
+    journal.log.leave_old();
+    journal.commit();
+    let left = segments(&journal.journal());
+    assert!(left.len() == 1 && left != old, "{left:?}");
+    let head = journal.log.bounds().head;
+    (journal, head)
+}
+
+#[tokio::test]
+async fn a_first_write_that_fails_in_the_only_segment_leaves_a_directory_that_opens() {
+    for stage in ["write", "sync", "sync, then the directory"] {
+        let (journal, head) = forgotten();
+        let faults = Arc::clone(&journal.faults);
+        let fault = if stage == "write" { &faults.write } else { &faults.sync };
+        Faults::set(fault, true);
+        journal.submit(&info("b"), text(20));
+        assert_eq!(journal.commit(), 0);
+        Faults::set(fault, !stage.contains("directory"));
+        Faults::set(&faults.sync_directory, stage.contains("directory"));
+        assert_eq!(journal.commit(), 0);
+        assert!(!healthy(&journal));
+        assert_eq!(segments(&journal.journal()).len(), 1, "{stage}");
+        let opened = journal.crash().unwrap_or_else(|error| panic!("{stage}: {error}"));
+        // What was not told may be there or not.
+        let now = opened.log.bounds().head;
+        assert!(now == head || now == head + 1, "{stage}");
+        let connection = opened.connect("c");
+        assert_eq!(connection.generation(), now + 1);
+        opened.crash().unwrap_or_else(|error| panic!("{stage}: {error}"));
+    }
+}
+
+#[tokio::test]
+async fn a_first_write_that_fails_in_the_only_segment_is_made_up_for_in_its_place() {
+    let (journal, head) = forgotten();
+    let empty = segments(&journal.journal());
+    Faults::set(&journal.faults.sync, true);
+    journal.submit(&info("b"), text(20));
+    for _ in 0..3 {
+        assert_eq!(journal.commit(), 0);
+    }
+    Faults::set(&journal.faults.sync, false);
+    assert_eq!(journal.commit(), 1);
+    assert_eq!(segments(&journal.journal()), empty);
+    let all = journal.all().await;
+    assert_eq!((all.len(), journal.log.bounds().head), (1, head + 1));
+    assert_eq!(after_a_crash(journal).await, all);
+}
+
+#[tokio::test]
 async fn on_a_full_disk_the_spare_takes_what_is_queued_and_newcomers_wait() {
     let journal = Journal::new(SMALL, Clock::default());
     let connections: Vec<_> = (0..20).map(|i| journal.connect(&format!("c{i}"))).collect();
@@ -164,21 +255,71 @@ async fn a_disk_that_is_full_at_the_start_still_ends_what_is_owed_by_the_spare_o
     drop(log);
 }
 
+/// An applier of nothing.
+struct Nothing;
+
+impl Apply for Nothing {
+    fn apply(&self, _: &[Arc<Record>]) {}
+}
+
+impl Checkpoint for Nothing {
+    fn parts(&self) -> usize {
+        0
+    }
+
+    fn copy_part(&self, _: usize) -> FoldPart {
+        FoldPart { exact_at: 0, connections: Vec::new() }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_does_not_answer_is_failing_until_it_does() {
+    let journal = Journal::new(SMALL, Clock::default());
+    let connection = journal.connect("a");
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(Arc::clone(&journal.log).run(Arc::new(Nothing), stop.clone()));
+    let (head, mut health) = (journal.log.watch_head(), journal.log.watch_health());
+    let failures = journal.log.metrics.journal_failures.get();
+    // Another thread, because a lock is not held across an await.
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (faults, held) = (Arc::clone(&journal.faults), Arc::new(std::sync::Barrier::new(2)));
+    let holding = Arc::clone(&held);
+    let holder = std::thread::spawn(move || {
+        let _answers = faults.answers.lock();
+        holding.wait();
+        let _ = wait.recv();
+    });
+    held.wait();
+    let syncs = || journal.faults.syncs.load(Ordering::SeqCst);
+    let before = syncs();
+    journal.submit(&connection, text(10));
+    while syncs() == before {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::advance(Duration::from_millis(2_900)).await;
+    tokio::task::yield_now().await;
+    assert!(healthy(&journal) && room(&journal));
+    for _ in 0..5 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::task::yield_now().await;
+    }
+    let LogHealth::Failing(why) = health.borrow_and_update().clone() else { panic!("healthy") };
+    assert!(why.contains("has not answered for 3 s"), "{why}");
+    assert!(!room(&journal));
+    // Told once.
+    assert_eq!(journal.log.metrics.journal_failures.get(), failures + 1);
+    go.send(()).expect("heard");
+    holder.join().expect("ends");
+    health.wait_for(LogHealth::is_committing).await.expect("recovers");
+    stop.cancel();
+    running.await.expect("ends");
+    assert_eq!(*head.borrow(), connection.generation() + 1);
+    assert!(room(&journal));
+}
+
 // In real time, a few tenths of a second: paused time stands still while a blocking thread is at work.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_running_log_tries_again_by_itself() {
-    struct Nothing;
-    impl Apply for Nothing {
-        fn apply(&self, _: &[Arc<Record>]) {}
-    }
-    impl Checkpoint for Nothing {
-        fn parts(&self) -> usize {
-            0
-        }
-        fn copy_part(&self, _: usize) -> FoldPart {
-            FoldPart { exact_at: 0, connections: Vec::new() }
-        }
-    }
     let journal = Journal::new(SMALL, Clock::default());
     let stop = CancellationToken::new();
     let running = tokio::spawn(Arc::clone(&journal.log).run(Arc::new(Nothing), stop.clone()));

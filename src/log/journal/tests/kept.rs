@@ -2,6 +2,8 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use futures_util::FutureExt as _;
+
 use super::*;
 use crate::log::READ_RECORDS;
 
@@ -92,6 +94,57 @@ async fn an_event_that_rotted_is_told_with_its_place_when_it_is_read() {
     assert!(why.contains(&file.display().to_string()) && why.contains("byte "), "{why}");
     // What is before it is no less readable.
     assert_eq!(journal.log.read(rotten - 1).await.map(|records| records.len()).unwrap_or(0), 0);
+}
+
+/// A journal with an event in a file only, and the offset before that.
+fn read_from_a_file() -> (Journal, Offset) {
+    let journal = Journal::new(SMALL, Clock::default());
+    journal.connect("a");
+    let after = journal.log.bounds().before_oldest;
+    let scratch = Arc::clone(&journal.scratch);
+    drop(journal);
+    (Journal::at(scratch, SMALL, Clock::default()).expect("opened"), after)
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_for_now_is_not_called_damaged_and_one_that_is_short_is() {
+    let (journal, after) = read_from_a_file();
+    let file = segments(&journal.journal()).remove(0);
+    let aside = file.with_extension("aside");
+    std::fs::rename(&file, &aside).expect("renamed");
+    // It cannot be opened, whoever tries.
+    std::os::unix::fs::symlink(&file, &file).expect("linked");
+    let Err(ReadError::Unavailable(why)) = journal.log.read(after).await else { panic!("it was read") };
+    assert!(why.contains(&file.display().to_string()), "{why}");
+    std::fs::remove_file(&file).expect("removed");
+    // It can be opened, and reading fails.
+    std::fs::create_dir(&file).expect("made");
+    assert!(matches!(journal.log.read(after).await, Err(ReadError::Unavailable(_))));
+    std::fs::remove_dir(&file).expect("removed");
+    std::fs::rename(&aside, &file).expect("renamed");
+    assert!(!journal.log.read(after).await.expect("kept").is_empty());
+    let short = std::fs::OpenOptions::new().write(true).open(&file).expect("opened");
+    short.set_len(100).expect("cut");
+    assert!(matches!(journal.log.read(after).await, Err(ReadError::Damaged(_))));
+}
+
+#[test]
+fn a_read_that_nobody_waits_for_any_more_keeps_its_place_until_it_is_done() {
+    let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().expect("a runtime");
+    runtime.block_on(async {
+        let (journal, after) = read_from_a_file();
+        let (go, wait) = std::sync::mpsc::channel::<()>();
+        let busy = tokio::task::spawn_blocking(move || wait.recv());
+        for left in (0..FILE_READS).rev() {
+            assert!(journal.log.read(after).now_or_never().is_none());
+            assert_eq!(journal.log.reads.available_permits(), left);
+        }
+        assert!(journal.log.read(after).now_or_never().is_none());
+        go.send(()).expect("heard");
+        let _ = busy.await;
+        assert!(!journal.log.read(after).await.expect("kept").is_empty());
+        assert_eq!(journal.log.reads.available_permits(), FILE_READS);
+    });
 }
 
 #[tokio::test]
