@@ -63,6 +63,8 @@ pub struct Plan {
     pub small_disk: bool,
     /// Which calls of fdatasync fail, as strace counts them.
     pub sync_fails: Option<(u32, u32)>,
+    /// Every fdatasync takes so many milliseconds longer, so that much is under way when the process is killed.
+    pub slow_sync: Option<u32>,
     pub fakes_clock: bool,
     /// The log keeps little, so that old cursors expire.
     pub short_log: bool,
@@ -97,6 +99,7 @@ impl Plan {
             let first = rng.u32(60..400);
             (first, first + rng.u32(1..30))
         });
+        let slow_sync = (journal && special == 3 && tools.strace).then(|| rng.u32(5..60));
         let fakes_clock = special == 2 && tools.faketime.is_some();
         let mut rng = dice(2);
         let size = if short { 12 } else { rng.usize(20..60) };
@@ -130,6 +133,7 @@ impl Plan {
             journal,
             small_disk,
             sync_fails,
+            slow_sync,
             fakes_clock,
             short_log: !short && dice(4).u32(0..4) == 0,
             plain,
@@ -176,6 +180,12 @@ impl Plan {
             };
             faults.push((at, fault));
             at += Duration::from_millis(rng.u64(700..2_500));
+        }
+        if self.slow_sync.is_some() {
+            for _ in 0..2 {
+                faults.push((at, Fault::KillInCommit));
+                at += Duration::from_millis(rng.u64(700..1_500));
+            }
         }
         if self.small_disk {
             faults.push((at, Fault::DiskFull(rng.u64(500..3_000))));
@@ -237,6 +247,9 @@ impl fmt::Display for Plan {
         }
         if let Some((first, last)) = self.sync_fails {
             write!(f, ", fdatasync fails from the {first}th to the {last}th time")?;
+        }
+        if let Some(millis) = self.slow_sync {
+            write!(f, ", fdatasync takes {millis} ms longer")?;
         }
         write!(f, ", duplicates {}", self.duplicates)?;
         write!(

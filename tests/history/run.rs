@@ -66,8 +66,9 @@ pub async fn run(plan: &Plan, directory: &Path, data_base: &Path, tools: &Tools)
         }
         setup.data_dir = Some(place);
     }
-    if let Some((first, last)) = plan.sync_fails {
-        let inject = format!("inject=fdatasync,fsync:error=EIO:when={first}..{last}");
+    let inject = plan.sync_fails.map(|(first, last)| format!("error=EIO:when={first}..{last}"));
+    if let Some(inject) = inject.or(plan.slow_sync.map(|millis| format!("delay_enter={}", millis * 1_000))) {
+        let inject = format!("inject=fdatasync,fsync:{inject}");
         let log = directory.join("strace.txt").display().to_string();
         let arguments = ["-D", "-f", "--seccomp-bpf", "-q", "-o", &log, "-e", "trace=fdatasync,fsync", "-e", &inject];
         setup.wrapper = std::iter::once("strace").chain(arguments).map(str::to_owned).collect();

@@ -98,6 +98,9 @@ fn reached<'a>(
     }
 }
 
+/// How long what the kernel took may be on its way to a client that reads.
+const SOON: Time = 300_000;
+
 /// Whether the client must have received it: neither side had begun to close, and the client read.
 fn owed(
     facts: &Facts<'_>,
@@ -108,12 +111,17 @@ fn owed(
     written: bool,
 ) -> bool {
     let Some(last) = sessions.last() else { return false };
-    let late = answered + SECOND + facts.lateness(sent, answered + SECOND);
+    // What the kernel has it hands over at once; the client reads it when the machine lets it.
+    let late = answered + SOON + facts.lateness(answered, answered + SOON);
     // The process may have ended with it in the outbox, or the kernel have thrown away what it had written.
     let alive = !facts.run_ended_by(last.run, late);
     let client_stays = |until: Time| {
         sessions.iter().all(|session| {
-            session.closing.is_none_or(|(t, _)| t > until)
+            // Whoever closes in order reads on until our Close, and with it what the kernel had before.
+            let reads_on = |t: Time, how: &str| {
+                written && t > answered && matches!(how, "close" | "empty" | "half_close") && session.closed.is_some()
+            };
+            session.closing.is_none_or(|(t, how)| t > until || reads_on(t, how))
                 && session.silent.is_none_or(|t| t > until)
                 && !session.stalled_between(sent, until)
         })
