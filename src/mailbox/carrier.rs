@@ -63,7 +63,7 @@ async fn acknowledged(sequence: Sequence, receipt: oneshot::Receiver<()>) -> (Se
 /// Carries the mail of a client until there is none to send or nobody to send it to.
 pub(super) async fn carry(inner: Arc<Inner>, client_id: ClientId, woken: Arc<Notify>) {
     while let Some(connection) = next_bearer(&inner, &client_id) {
-        let carrier = Carrier {
+        let mut carrier = Carrier {
             inner: &inner,
             client_id: &client_id,
             connection: &connection,
@@ -72,7 +72,7 @@ pub(super) async fn carry(inner: Arc<Inner>, client_id: ClientId, woken: Arc<Not
         };
         tokio::select! {
             () = carrier.run(&woken) => {}
-            () = inner.stop.cancelled() => return,
+            () = inner.stop.cancelled() => return carrier.hear_the_last(),
         }
     }
 }
@@ -112,7 +112,7 @@ struct Carrier<'a> {
 
 impl Carrier<'_> {
     /// Sends over one connection until there is nothing more to send and every receipt is there.
-    async fn run(mut self, woken: &Notify) {
+    async fn run(&mut self, woken: &Notify) {
         let mut ended_at = None;
         loop {
             let put = match ended_at {
@@ -246,8 +246,15 @@ impl Carrier<'_> {
         }
     }
 
+    /// Hears what is told already, when the node stops: what is delivered is not to be sent again by the next run.
+    fn hear_the_last(&mut self) {
+        while let Some(Some((sequence, told))) = futures_util::FutureExt::now_or_never(self.in_flight.next()) {
+            self.told(sequence, told);
+        }
+    }
+
     /// Whatever is not told counts as unsent.
-    fn give_up(self) {
+    fn give_up(&mut self) {
         let mut index = self.inner.index();
         index.return_all(self.client_id, self.connection.info().connection_id);
         self.inner.tell(&index, self.client_id);

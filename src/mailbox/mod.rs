@@ -42,6 +42,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{Notify, Semaphore};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -62,6 +63,9 @@ const POST_GRAIN: usize = 1 << 10;
 
 /// When the store is tried again after it failed.
 const STORE_RETRY: Duration = Duration::from_secs(1);
+
+/// How long what is delivered may take to be removed at the end.
+const LAST_REMOVALS: Duration = Duration::from_secs(2);
 
 /// How long a message may be kept at most.
 pub const MAX_TTL: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -200,8 +204,11 @@ impl Mailboxes {
         inner.stop.cancel();
         inner.carriers.close();
         inner.carriers.wait().await;
-        // Once more, so that what was just delivered is not sent again by the next run.
-        let _ = inner.remove_some().await;
+        // So that what was just delivered is not sent again by the next run.
+        let removed = timeout(LAST_REMOVALS, async { while inner.remove_some().await == Ok(true) {} });
+        if removed.await.is_err() {
+            tracing::warn!("messages that are delivered were not removed in time; they are sent again");
+        }
     }
 
     /// The gauges that can be read here.

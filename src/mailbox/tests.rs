@@ -607,6 +607,30 @@ async fn a_repeat_of_a_message_that_expired_is_stored_anew_whether_or_not_that_i
 }
 
 #[tokio::test]
+async fn what_is_written_in_the_moment_of_a_stop_is_not_sent_again_by_the_next_run() {
+    let world = World::new();
+    let alice = world.join("alice").await;
+    for n in 0..5 {
+        world.post(mail("alice", &n.to_string())).await.expect("stored");
+    }
+    let connection = Arc::clone(alice.connection());
+    eventually("all are in the outbox", || connection.outbox.depth().0 == 5).await;
+    let (store, running) = (world.store.clone(), world.running.clone());
+    // In one step, so that no carrier hears of a receipt before the stop.
+    world.stop.cancel();
+    while let Some(frame) = pop(&connection) {
+        frame.receipt.expect("wanted").send(Written::Yes).expect("awaited");
+    }
+    running.wait().await;
+    let left = store.read(|transaction| {
+        let mut left = 0;
+        table::scan(transaction, |_, _| left += 1)?;
+        Ok(left)
+    });
+    assert_eq!(left.await, Ok(0));
+}
+
+#[tokio::test]
 async fn without_trust_nobody_has_a_mailbox() {
     let world = World::new();
     let settings = Settings { limits: LIMITS, trust_self_named: false };
