@@ -302,22 +302,15 @@ impl<S: FrameSocket> Driver<S> {
         Poll::Pending
     }
 
-    /// Why a connection ends that failed to be written to. What its client said before it went may still wait to be read, its Close too.
+    /// Why a connection ends that failed to be written to. What its client said before it went may still wait to be read, its Close too. While
+    /// the log has no room for that it is not read, and lost with the socket: then a Close behind it does not make a good end of it.
     fn last_words(&mut self, reason: CloseReason, context: &mut Context<'_>) -> CloseReason {
-        if reason != CloseReason::Lost || !matches!(self.phase, Phase::Open | Phase::Paused(_)) {
+        if reason != CloseReason::Lost || !matches!(self.phase, Phase::Open) {
             return reason;
         }
         for _ in 0..LAST_WORDS / READ_BURST {
             if let Poll::Ready(Err(said)) = self.poll_read(context) {
                 return said;
-            }
-        }
-        // Messages that the log has no room for are lost with the socket; a Close behind them is not.
-        for _ in 0..LAST_WORDS {
-            match self.socket.poll_read(context) {
-                Poll::Ready(Ok(Inbound::Close(close))) => return closed_by_client(close),
-                Poll::Ready(Ok(_)) => {}
-                Poll::Ready(Err(_)) | Poll::Pending => break,
             }
         }
         reason
