@@ -112,7 +112,12 @@ fn silent(facts: &Facts<'_>, life: &Life<'_>, session: &Session<'_>, verdict: &m
     let disk = facts.in_faults(DISK, silent, until);
     // A log that is back has a second to catch up.
     let stood = facts.in_faults(&[FREEZE], silent, until) + disk + if disk > 0 { SECOND } else { 0 };
-    let allowed = due + stood + facts.lateness(since + timeout, until.min(due + SECOND));
+    let mut allowed = due + stood + facts.lateness(since + timeout, until.min(due + SECOND));
+    let window = facts.runs.get(&session.run).map_or(0, |run| run.resume_window * 1_000);
+    if let (Some(over), false) = (session.over, life.subprotocol.is_empty()) {
+        // Its socket was lost before its silence was over, and it may resume.
+        allowed = allowed.max(over + window + SECOND + facts.lateness(over, over + window + SECOND));
+    }
     // The process ended before it was due, and its next run says of it what it says.
     if facts.run_ended_by(session.run, allowed + SECOND) || allowed >= facts.end {
         return;
