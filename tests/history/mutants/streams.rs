@@ -110,7 +110,12 @@ pub(super) fn alter_in_one(history: &mut History) -> Option<()> {
 
 pub(super) fn hole(history: &mut History) -> Option<()> {
     // A position that nobody sees: all that come after it have moved up by one.
-    let (_, at) = find(history, |facts, stream| middle(facts, stream, false))?;
+    // Before a quiet point: what comes after the last may have a hole, where a process was killed.
+    let (_, at) = find(history, |facts, stream| {
+        middle(facts, stream, false).filter(|(_, at)| {
+            facts.quiets.iter().any(|quiet| quiet.head.epoch == at.epoch && quiet.head.offset >= at.offset)
+        })
+    })?;
     super::edit::shift(history, &at, 1);
     Some(())
 }
