@@ -155,13 +155,21 @@ pub(super) fn received_after_full(history: &mut History) -> Option<()> {
 }
 
 pub(super) fn answered_internal(history: &mut History) -> Option<()> {
-    history.records.iter_mut().find_map(|record| match &mut record.what {
-        What::Sent { outcome, .. } if outcome.reason == "CLIENT_NOT_CONNECTED" => {
-            *outcome = Outcome { code: "internal".to_owned(), reason: "INTERNAL".to_owned(), ..Outcome::default() };
-            Some(())
-        }
-        _ => None,
-    })
+    let at = {
+        let facts = Facts::gather(history);
+        // Not about when a process ends, which leaves any answer open.
+        let answer = facts.sends.iter().find_map(|send| {
+            let (answered, outcome, _, record) = send.answer?;
+            let run = facts.run_at(send.t)?.number;
+            let lives = !facts.run_ended_by(run, answered + 2 * SECOND) && send.t > facts.runs.get(&run)?.started;
+            (outcome.reason == "CLIENT_NOT_CONNECTED" && lives).then_some(record)
+        })?;
+        history.records.iter().position(|record| std::ptr::eq(record, answer))?
+    };
+    if let What::Sent { outcome, .. } = &mut history.records[at].what {
+        *outcome = Outcome { code: "internal".to_owned(), reason: "INTERNAL".to_owned(), ..Outcome::default() };
+    }
+    Some(())
 }
 
 pub(super) fn receive_twice(history: &mut History) -> Option<()> {
