@@ -56,13 +56,21 @@ pub struct Outbox(Mutex<Queue>);
 
 #[derive(Debug, Default)]
 struct Queue {
-    frames: VecDeque<Frame>,
-    bytes: usize,
+    /// None when there is nothing: of most connections at most times, which is why it is not in here.
+    waiting: Option<Box<Waiting>>,
+    /// Dropped because they were late, and not counted yet by who pops.
+    expired: u32,
     closed: bool,
     /// Stored messages come first: anything else is refused as if it were full.
     held: bool,
-    /// Dropped because they were late, and not counted yet by who pops.
-    expired: u32,
+}
+
+/// What waits; never empty.
+#[derive(Debug, Default)]
+struct Waiting {
+    frames: VecDeque<Frame>,
+    /// Of their payloads.
+    bytes: usize,
 }
 
 impl Outbox {
@@ -89,7 +97,7 @@ impl Outbox {
     /// [`Refused`], with the frame handed back.
     pub fn push_mail(&self, frame: Frame, limits: OutboxLimits, last: bool) -> Result<(), (Refused, Frame)> {
         let mut queue = self.queue();
-        let bytes = if queue.frames.is_empty() { usize::MAX } else { limits.bytes };
+        let bytes = if queue.waiting.is_none() { usize::MAX } else { limits.bytes };
         queue.push(frame, OutboxLimits { bytes, ..limits })?;
         queue.held &= !last;
         Ok(())
@@ -110,17 +118,7 @@ impl Outbox {
         let mut queue = self.queue();
         queue.drop_late(now);
         let expired = u64::from(std::mem::take(&mut queue.expired));
-        if queue.frames.front().is_some_and(|frame| frame.payload.len() > room) {
-            return (None, expired);
-        }
-        let frame = queue.frames.pop_front();
-        if let Some(frame) = &frame {
-            queue.bytes -= frame.payload.len();
-        }
-        if queue.frames.is_empty() {
-            queue.frames = VecDeque::new();
-        }
-        (frame, expired)
+        (queue.pop_if(|frame| frame.payload.len() <= room), expired)
     }
 
     /// Drops frames at the front whose deadline has passed and tells them so, where nothing can be written for now. Answers how many were.
@@ -138,20 +136,19 @@ impl Outbox {
     /// Drops what is in it; its receipts learn nothing more.
     pub fn clear(&self) -> usize {
         let mut queue = self.queue();
-        queue.bytes = 0;
-        std::mem::take(&mut queue.frames).len() + std::mem::take(&mut queue.expired) as usize
+        let waiting = queue.waiting.take().map_or(0, |waiting| waiting.frames.len());
+        waiting + std::mem::take(&mut queue.expired) as usize
     }
 
     /// Looks at what waits, oldest first.
     pub fn for_each(&self, mut look: impl FnMut(&Frame)) {
-        self.queue().frames.iter().for_each(&mut look);
+        self.queue().waiting.iter().flat_map(|waiting| &waiting.frames).for_each(&mut look);
     }
 
     /// Frames and bytes waiting.
     #[must_use]
     pub fn depth(&self) -> (usize, usize) {
-        let queue = self.queue();
-        (queue.frames.len(), queue.bytes)
+        self.queue().depth()
     }
 }
 
@@ -167,19 +164,34 @@ impl Queue {
                 return Err((Refused::Full, frame));
             }
         }
-        self.bytes += frame.payload.len();
-        self.frames.push_back(frame);
+        let waiting = self.waiting.get_or_insert_default();
+        waiting.bytes += frame.payload.len();
+        waiting.frames.push_back(frame);
         Ok(())
     }
 
+    /// Takes the frame at the front if it is such a one.
+    fn pop_if(&mut self, is_such: impl FnOnce(&Frame) -> bool) -> Option<Frame> {
+        let waiting = self.waiting.as_mut()?;
+        let frame = waiting.frames.pop_front_if(|frame| is_such(frame))?;
+        waiting.bytes -= frame.payload.len();
+        if waiting.frames.is_empty() {
+            self.waiting = None;
+        }
+        Some(frame)
+    }
+
+    fn depth(&self) -> (usize, usize) {
+        self.waiting.as_ref().map_or((0, 0), |waiting| (waiting.frames.len(), waiting.bytes))
+    }
+
     fn has_room(&self, frame: &Frame, limits: OutboxLimits) -> bool {
-        self.frames.len() < limits.frames && self.bytes + frame.payload.len() <= limits.bytes
+        let (frames, bytes) = self.depth();
+        frames < limits.frames && bytes + frame.payload.len() <= limits.bytes
     }
 
     fn drop_late(&mut self, now: Instant) {
-        let late = |frame: &mut Frame| frame.deadline.is_some_and(|deadline| deadline <= now);
-        while let Some(frame) = self.frames.pop_front_if(late) {
-            self.bytes -= frame.payload.len();
+        while let Some(frame) = self.pop_if(|frame| frame.deadline.is_some_and(|deadline| deadline <= now)) {
             self.expired += 1;
             if let Some(receipt) = frame.receipt {
                 // The caller may have left at its deadline.

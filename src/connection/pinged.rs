@@ -15,11 +15,15 @@ pub(super) struct Pinged {
     sequence: u32,
     /// When it was sent; none once it was answered.
     sent: Option<Instant>,
-    /// Who waits for its Pong; bounded by the calls that backends have open.
-    probes: Vec<oneshot::Sender<Duration>>,
+    /// Who waits for its Pong; nobody most of the time.
+    probes: Option<Box<Probes>>,
     /// A probe came while nothing could be written.
     held_back: bool,
 }
+
+/// Bounded by the calls that backends have open.
+#[derive(Default)]
+struct Probes(Vec<oneshot::Sender<Duration>>);
 
 impl Pinged {
     /// The payload of a Ping that is sent now. One that is on its way is repeated rather than replaced: with a round trip longer than the
@@ -40,8 +44,9 @@ impl Pinged {
     /// Takes in who waits; whether a Ping is to be sent for them now. While nothing can be written, Pings would only pile up: one follows when
     /// something can. And the Pong that is awaited already will do, so that a thousand probes are not a thousand Pings.
     pub(super) fn probe(&mut self, probes: Vec<oneshot::Sender<Duration>>, can_write: bool) -> bool {
-        self.probes.retain(|probe| !probe.is_closed());
-        self.probes.extend(probes);
+        let Probes(waiting) = &mut **self.probes.get_or_insert_default();
+        waiting.retain(|probe| !probe.is_closed());
+        waiting.extend(probes);
         self.held_back |= !can_write;
         can_write && !self.is_awaited()
     }
@@ -57,7 +62,7 @@ impl Pinged {
             return None;
         }
         let round_trip = self.sent.take()?.elapsed();
-        for probe in std::mem::take(&mut self.probes) {
+        for probe in self.probes.take().into_iter().flat_map(|probes| probes.0) {
             // Whoever asked may have stopped waiting.
             let _ = probe.send(round_trip);
         }
@@ -67,12 +72,12 @@ impl Pinged {
     /// The socket is lost, and with it the Pong; whoever waits has a Ping sent on the next one.
     pub(super) fn lose(&mut self) {
         self.sent = None;
-        self.held_back |= !self.probes.is_empty();
+        self.held_back |= self.probes.is_some();
     }
 
     /// No Pong is listened for any more; whoever waits for one learns it by this.
     pub(super) fn give_up(&mut self) {
-        self.probes = Vec::new();
+        self.probes = None;
         self.held_back = false;
     }
 }

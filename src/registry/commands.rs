@@ -270,12 +270,9 @@ impl Registry {
                 .into_iter()
                 .map(|connection| {
                     let (sender, receiver) = oneshot::channel();
-                    let mut ledger = connection.ledger();
-                    // Those who gave up waiting make room.
-                    ledger.probes.retain(|probe| !probe.is_closed());
-                    ledger.probes.push(sender);
-                    drop(ledger);
-                    connection.signal(signal::PROBE);
+                    if connection.ledger().add_probe(sender) {
+                        connection.signal(signal::PROBE);
+                    }
                     (connection.info().connection_id, receiver)
                 })
                 .collect()

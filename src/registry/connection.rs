@@ -86,30 +86,55 @@ pub(super) struct Ledger {
     pub(super) labels: Labels,
     /// The heartbeat settings as of the newest submitted event; those in force are the newest committed.
     pub(super) cadence: Cadence,
-    /// Why it is ending, once it is sealed.
-    pub(super) ending: Option<Box<CloseReason>>,
+    /// Whether it is ending.
+    pub(super) fate: Fate,
     /// When it became SUSPECT.
     pub(super) suspect_since: Millis,
     /// How often its client id was taken over lately.
     pub(super) takeovers: Takeovers,
-    /// Who waits for the next Pong; bounded by the calls that a backend has open.
-    pub(super) probes: Vec<oneshot::Sender<Duration>>,
+}
+
+/// Whether a connection is ending.
+pub(super) enum Fate {
+    /// It is not.
+    Open(Option<Box<Probes>>),
+    /// It is sealed, for this reason; no Pong will come.
+    Ending(Box<CloseReason>),
+}
+
+/// Who waits for the next Pong; bounded by the calls that a backend has open.
+#[derive(Default)]
+pub(super) struct Probes(Vec<oneshot::Sender<Duration>>);
+
+impl Ledger {
+    /// Has the next Pong told; whether one may still come.
+    pub(super) fn add_probe(&mut self, probe: oneshot::Sender<Duration>) -> bool {
+        let Fate::Open(probes) = &mut self.fate else { return false };
+        let Probes(probes) = &mut **probes.get_or_insert_default();
+        // Those who gave up waiting make room.
+        probes.retain(|probe| !probe.is_closed());
+        probes.push(probe);
+        true
+    }
 }
 
 /// Takeovers of one client id within a minute, handed from each connection to the one that replaces it.
 #[derive(Clone, Copy, Default, Debug)]
 pub(super) struct Takeovers {
-    since: Millis,
+    /// In seconds of uptime.
+    since: u32,
     count: u32,
 }
 
 impl Takeovers {
-    const WINDOW: Millis = 60_000;
+    /// In seconds.
+    const WINDOW: u32 = 60;
 
     /// One more at `now`; none if that would be more than `limit` (0: no limit) within the window.
     pub(super) fn one_more(self, now: Millis, limit: u32) -> Option<Self> {
-        let fresh = now.saturating_sub(self.since) >= Self::WINDOW || self.count == 0;
-        let next = if fresh { Self { since: now, count: 1 } } else { Self { count: self.count + 1, ..self } };
+        let second = u32::try_from(now / 1_000).unwrap_or(u32::MAX);
+        let fresh = second.saturating_sub(self.since) >= Self::WINDOW || self.count == 0;
+        let next = if fresh { Self { since: second, count: 1 } } else { Self { count: self.count + 1, ..self } };
         (limit == 0 || next.count <= limit).then_some(next)
     }
 }
@@ -133,10 +158,9 @@ impl Connection {
             ledger: Mutex::new(Ledger {
                 labels: Labels::NONE,
                 cadence,
-                ending: None,
+                fate: Fate::Open(None),
                 suspect_since: 0,
                 takeovers,
-                probes: Vec::new(),
             }),
         }
     }
@@ -302,12 +326,18 @@ impl Connection {
     /// Why it is ending, once it is sealed.
     #[must_use]
     pub fn ending(&self) -> Option<CloseReason> {
-        self.ledger().ending.as_deref().cloned()
+        match &self.ledger().fate {
+            Fate::Open(_) => None,
+            Fate::Ending(reason) => Some((**reason).clone()),
+        }
     }
 
     /// Takes the calls that wait for a Pong.
     pub fn take_probes(&self) -> Vec<oneshot::Sender<Duration>> {
-        std::mem::take(&mut self.ledger().probes)
+        match &mut self.ledger().fate {
+            Fate::Open(probes) => probes.take().map_or_else(Vec::new, |probes| probes.0),
+            Fate::Ending(_) => Vec::new(),
+        }
     }
 
     /// The offset of its committed `Disconnected`, once there is one.

@@ -44,6 +44,7 @@ use crate::log::{Entry, Log};
 use crate::metrics::Metrics;
 use crate::outbox::OutboxLimits;
 use crate::position::{Offset, Position};
+use connection::Fate;
 use mail::{Arrivals, Mail};
 use wheel::{Tick, Wheel};
 
@@ -184,7 +185,7 @@ impl Registry {
     /// Marks a connection as ending and makes its `Disconnected`, to be submitted in the same critical section; none if it was ending already.
     fn seal(&self, locked: &Shard, connection: &Arc<Connection>, reason: CloseReason) -> Option<Event> {
         let mut ledger = connection.ledger();
-        if ledger.ending.is_some() {
+        if let Fate::Ending(_) = ledger.fate {
             return None;
         }
         // Closed first, so that nothing can be accepted that the end does not tell of.
@@ -198,9 +199,8 @@ impl Registry {
             unacked: connection.close_unacked(),
         };
         self.metrics.disconnects.of(end.cause).inc();
-        ledger.ending = Some(Box::new(reason));
-        // A Pong will not come; whoever waits for it is told by this.
-        ledger.probes = Vec::new();
+        // With it go those who wait for a Pong, and are told by this that none will come.
+        ledger.fate = Fate::Ending(Box::new(reason));
         let labels = ledger.labels.clone();
         drop(ledger);
         connection.signal(signal::SEALED);

@@ -47,8 +47,8 @@ impl Wheel {
                 }
                 stays
             });
-            // What a storm needed is not kept for ever.
-            if slot.capacity() > 64 && slot.len() * 4 < slot.capacity() {
+            // 16,384 slots in all would keep more than the connections have timers.
+            if slot.len() * 4 < slot.capacity() {
                 slot.shrink_to(slot.len() * 2);
             }
         }

@@ -45,7 +45,8 @@ pub struct WsSocket<S> {
     /// Encoded frames, of which `written` bytes have been taken by the kernel. Holds one burst at most, and no memory when empty.
     out: Vec<u8>,
     written: usize,
-    max_message: usize,
+    /// In bytes.
+    max_message: u32,
     active: bool,
 }
 
@@ -61,7 +62,8 @@ struct Machine {
 }
 
 impl Machine {
-    fn new(read_ahead: &[u8], max_message: usize) -> Box<Self> {
+    fn new(read_ahead: &[u8], max_message: u32) -> Box<Self> {
+        let max_message = max_message as usize;
         let config = WebSocketConfig::default()
             .read_buffer_size(READ_BUFFER)
             .write_buffer_size(0)
@@ -83,6 +85,7 @@ impl Machine {
 impl<S: Wire> WsSocket<S> {
     /// Over a stream whose handshake is done; `read_ahead` is what came after it and was read already.
     pub fn new(stream: S, read_ahead: &[u8], max_message: usize) -> Self {
+        let max_message = u32::try_from(max_message).unwrap_or(u32::MAX);
         let machine = (!read_ahead.is_empty()).then(|| Machine::new(read_ahead, max_message));
         Self { stream, machine, out: Vec::new(), written: 0, max_message, active: false }
     }
