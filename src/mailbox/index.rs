@@ -335,7 +335,9 @@ impl Index {
                 }
             }
             if let Some(next) = mailbox.earliest() {
-                self.look_by(&client_id, next.max(now + LOOK_AGAIN));
+                // At once, if there was no room for all.
+                let again = if expired.len() < most { now + LOOK_AGAIN } else { now };
+                self.look_by(&client_id, next.max(again));
             }
         }
         expired

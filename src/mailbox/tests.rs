@@ -460,6 +460,63 @@ async fn an_expiry_of_all_that_waits_opens_the_outbox_again() {
 }
 
 #[tokio::test]
+async fn a_log_that_takes_nothing_keeps_nothing_from_being_given_up_and_is_told_of_each_once_it_takes_it() {
+    let world = World::new();
+    let short = |client: &str, id: &str| Mail { ttl: Duration::from_secs(5), ..named(client, "mail", id) };
+    let clients = ["alice", "bob"];
+    let joined = [world.join(clients[0]).await, world.join(clients[1]).await];
+    world.log.budget().set_open(false);
+    // One after the other: the first is owed already when the second expires.
+    for (client, one) in clients.into_iter().zip(&joined) {
+        for _ in 0..OUTBOX.frames {
+            plain(one.connection(), "plain").expect("room");
+        }
+        world.post(short(client, client)).await.expect("stored");
+        assert!(pop(one.connection()).is_some());
+        world.wall.fetch_add(5, Ordering::SeqCst);
+        eventually("others may go again", || plain(one.connection(), "plain").is_ok()).await;
+    }
+    // More than a batch.
+    for n in 0..3 * LIMITS.max_messages * 2 {
+        let client = format!("client{}", n / LIMITS.max_messages);
+        world.post(short(&client, &n.to_string())).await.expect("stored");
+    }
+    world.wall.fetch_add(5, Ordering::SeqCst);
+    eventually("all are given up", || world.mailboxes.inner.index().look_at().is_none()).await;
+    // Neither lost nor out of the bounds while the log is asked in vain, and again; paused here, so that it takes no time.
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    tokio::time::resume();
+    assert_eq!(world.totals().0, 602);
+    assert!(world.expired().await.is_empty());
+    assert_eq!(world.post(short("client0", "more")).await, Err(PostError::ClientFull));
+    world.log.budget().set_open(true);
+    world.empty().await;
+    let mut told: Vec<_> = world.expired().await.into_iter().map(|(_, id)| id).collect();
+    let mut expected: Vec<_> = clients.map(str::to_owned).into_iter().chain((0..600).map(|n| n.to_string())).collect();
+    told.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(told, expected, "each is told, and once");
+    assert!(world.log.budget().is_whole());
+    assert_eq!(world.metrics.mail.of(crate::metrics::MailOutcome::Expired).get(), 602);
+}
+
+#[tokio::test]
+async fn what_is_owed_to_a_log_that_takes_nothing_is_told_by_the_next_run() {
+    let store = Store::in_memory().expect("a store");
+    let world = World::over(store.clone(), LIMITS);
+    world.log.budget().set_open(false);
+    world.post(Mail { ttl: Duration::from_secs(5), ..named("alice", "a", "m") }).await.expect("stored");
+    world.wall.fetch_add(5, Ordering::SeqCst);
+    eventually("it is given up", || world.mailboxes.inner.index().look_at().is_none()).await;
+    world.stopped().await;
+    let world = World::over(store, LIMITS);
+    world.wall.fetch_add(5, Ordering::SeqCst);
+    world.empty().await;
+    assert_eq!(world.expired().await, [("alice".to_owned(), "m".to_owned())]);
+}
+
+#[tokio::test]
 async fn the_file_keeps_mail_ids_and_order_over_a_restart_and_gives_up_what_expired_meanwhile() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("store.redb");
