@@ -54,9 +54,16 @@ pub enum Refused {
 #[derive(Debug, Default)]
 pub struct Outbox(Mutex<Queue>);
 
+/// A frame, and whether it is a stored message, which can be taken back.
+#[derive(Debug)]
+struct Queued {
+    frame: Frame,
+    mail: bool,
+}
+
 #[derive(Debug, Default)]
 struct Queue {
-    frames: VecDeque<Frame>,
+    frames: VecDeque<Queued>,
     bytes: usize,
     closed: bool,
     /// Stored messages come first: anything else is refused as if it were full.
@@ -79,7 +86,7 @@ impl Outbox {
         if queue.held && !queue.closed {
             return Err(Refused::Full);
         }
-        queue.push(frame, limits).map_err(|(refused, _)| refused)
+        queue.push(frame, limits, false).map_err(|(refused, _)| refused)
     }
 
     /// Adds a stored message; an empty outbox takes one of any size, or it could never be sent once the limits are lower than they were when it
@@ -90,9 +97,19 @@ impl Outbox {
     pub fn push_mail(&self, frame: Frame, limits: OutboxLimits, last: bool) -> Result<(), (Refused, Frame)> {
         let mut queue = self.queue();
         let bytes = if queue.frames.is_empty() { usize::MAX } else { limits.bytes };
-        queue.push(frame, OutboxLimits { bytes, ..limits })?;
+        queue.push(frame, OutboxLimits { bytes, ..limits }, true)?;
         queue.held &= !last;
         Ok(())
+    }
+
+    /// Takes the stored messages back that nobody has begun to write; their receipts learn nothing more. The rest stays, in its order.
+    pub fn withdraw_mail(&self) {
+        let mut queue = self.queue();
+        queue.frames.retain(|queued| !queued.mail);
+        queue.bytes = queue.frames.iter().map(|queued| queued.frame.payload.len()).sum();
+        if queue.frames.is_empty() {
+            queue.frames = VecDeque::new();
+        }
     }
 
     /// Says whether stored messages come first.
@@ -110,10 +127,10 @@ impl Outbox {
         let mut queue = self.queue();
         queue.drop_late(now);
         let expired = u64::from(std::mem::take(&mut queue.expired));
-        if queue.frames.front().is_some_and(|frame| frame.payload.len() > room) {
+        if queue.frames.front().is_some_and(|queued| queued.frame.payload.len() > room) {
             return (None, expired);
         }
-        let frame = queue.frames.pop_front();
+        let frame = queue.frames.pop_front().map(|queued| queued.frame);
         if let Some(frame) = &frame {
             queue.bytes -= frame.payload.len();
         }
@@ -144,7 +161,7 @@ impl Outbox {
 
     /// Looks at what waits, oldest first.
     pub fn for_each(&self, mut look: impl FnMut(&Frame)) {
-        self.queue().frames.iter().for_each(&mut look);
+        self.queue().frames.iter().map(|queued| &queued.frame).for_each(&mut look);
     }
 
     /// Frames and bytes waiting.
@@ -156,7 +173,7 @@ impl Outbox {
 }
 
 impl Queue {
-    fn push(&mut self, frame: Frame, limits: OutboxLimits) -> Result<(), (Refused, Frame)> {
+    fn push(&mut self, frame: Frame, limits: OutboxLimits, mail: bool) -> Result<(), (Refused, Frame)> {
         if self.closed {
             return Err((Refused::Closed, frame));
         }
@@ -168,7 +185,7 @@ impl Queue {
             }
         }
         self.bytes += frame.payload.len();
-        self.frames.push_back(frame);
+        self.frames.push_back(Queued { frame, mail });
         Ok(())
     }
 
@@ -177,8 +194,8 @@ impl Queue {
     }
 
     fn drop_late(&mut self, now: Instant) {
-        let late = |frame: &mut Frame| frame.deadline.is_some_and(|deadline| deadline <= now);
-        while let Some(frame) = self.frames.pop_front_if(late) {
+        let late = |queued: &mut Queued| queued.frame.deadline.is_some_and(|deadline| deadline <= now);
+        while let Some(Queued { frame, .. }) = self.frames.pop_front_if(late) {
             self.bytes -= frame.payload.len();
             self.expired += 1;
             if let Some(receipt) = frame.receipt {
@@ -199,6 +216,20 @@ mod tests {
     fn frame(bytes: usize) -> Frame {
         let payload = Payload::Binary(vec![0; bytes].into());
         Frame { payload, id: None, receipt: None, acked: None, deadline: None }
+    }
+
+    #[tokio::test]
+    async fn withdrawn_mail_leaves_the_rest_in_its_order_and_room_where_it_was() {
+        let outbox = Outbox::default();
+        let limits = OutboxLimits { frames: 4, bytes: 10 };
+        outbox.push(frame(1), limits).expect("room");
+        outbox.push_mail(frame(4), limits, false).expect("room");
+        outbox.push_mail(frame(3), limits, true).expect("room");
+        outbox.push(frame(2), limits).expect("room");
+        outbox.withdraw_mail();
+        assert_eq!(outbox.depth(), (2, 3));
+        let left = [1, 2].map(|_| outbox.pop(Instant::now()).0.expect("a frame").payload.len());
+        assert_eq!(left, [1, 2]);
     }
 
     #[tokio::test]

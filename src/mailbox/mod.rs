@@ -18,6 +18,9 @@
 //!   known to be synced holds up those behind it, so they are sent in the order in which they are stored, and will be the same after a restart.
 //! - *The connection ends with mail in its outbox.* Every receipt is told or dropped. What was not told goes back to waiting and is sent on the next
 //!   connection: it may come twice, and is not lost. Until that is known, the outbox of the next connection is held too, so that nothing overtakes it.
+//! - *A connection with mail in its outbox is stuck, and the client has others.* After ten seconds without a move the next oldest is the bearer. What
+//!   nobody has begun to write is taken back; what has left the outbox may be written later and comes twice, because it has to come on the next
+//!   before what is behind it. Nobody hears the receipts of the one passed over any more.
 //! - *kill -9.* What was answered as STORED is synced. What was delivered and not yet removed is sent again. `MessageExpired` is committed before
 //!   the message is removed, so a crash between the two logs it twice, and none loses it.
 //! - *The log takes nothing while messages expire.* They are given up all the same, so nothing waits for them, and are owed to the log: they stay

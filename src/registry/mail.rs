@@ -143,6 +143,25 @@ impl Registry {
         }
     }
 
+    /// Has the others of its client id come before a connection for mail, from now on: the next oldest, and once all have had their turn the oldest
+    /// again. False if there is no other to send to.
+    pub fn pass_over(&self, connection: &Connection) -> bool {
+        let ConnectionInfo { client_id, connection_id, .. } = &**connection.info();
+        let shard = self.lock_client(client_id.as_str());
+        let others = || {
+            let open = shard.open_of_client(client_id).filter(|other| other.info().connection_id != *connection_id);
+            open.filter(|other| !other.has(signal::DETACHED))
+        };
+        if others().next().is_none() {
+            return false;
+        }
+        if others().all(|other| other.has(signal::PASSED_OVER)) {
+            others().for_each(|other| other.clear(signal::PASSED_OVER));
+        }
+        connection.set_passed_over();
+        true
+    }
+
     /// Submits `MessageExpired` into `room`; what is answered is told its offset once it is committed.
     pub fn mail_expired(
         &self,
