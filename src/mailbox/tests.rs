@@ -736,6 +736,33 @@ async fn a_repeat_of_a_message_that_expired_is_stored_anew_whether_or_not_that_i
 }
 
 #[tokio::test]
+async fn a_repeat_of_a_message_whose_time_is_over_is_stored_anew_before_that_is_given_up() {
+    let world = World::new();
+    let short = |text| Mail { ttl: Duration::from_secs(5), ..named("alice", text, "m") };
+    world.post(short("a")).await.expect("stored");
+    world.wall.fetch_add(4, Ordering::SeqCst);
+    assert!(world.post(short("a")).await.expect("stored").replayed, "its time is not over");
+    // Queued in one step with the end of its time, so that no sweep comes between.
+    let go_on = stall(&world.store).await;
+    world.wall.fetch_add(1, Ordering::SeqCst);
+    let (same, other) = (world.begin(short("a")), world.begin(short("b")));
+    go_on.send(()).expect("it waits");
+    // The sweep has no turn meanwhile: it shares this thread.
+    let began = std::time::Instant::now();
+    while world.totals().0 < 2 {
+        assert!(began.elapsed() < SOON, "never stored anew");
+        std::thread::yield_now();
+    }
+    let same = same.settle(SOON).await.expect("stored");
+    assert_eq!((same.replayed, same.progress.stage), (false, Stage::Stored));
+    assert_eq!(other.settle(SOON).await, Err(PostError::IdReused), "the id stands for the new one");
+    let alice = world.join("alice").await;
+    assert_eq!(write(alice.connection(), 1).await, ["a"]);
+    world.empty().await;
+    assert_eq!(world.expired().await, [("alice".to_owned(), "m".to_owned())], "the first, and only that");
+}
+
+#[tokio::test]
 async fn what_is_written_in_the_moment_of_a_stop_is_not_sent_again_by_the_next_run() {
     let world = World::new();
     let alice = world.join("alice").await;
