@@ -748,7 +748,7 @@ async fn a_repeat_of_a_message_whose_time_is_over_is_stored_anew_before_that_is_
     let (same, other) = (world.begin(short("a")), world.begin(short("b")));
     go_on.send(()).expect("it waits");
     // The sweep has no turn meanwhile: it shares this thread.
-    let began = std::time::Instant::now();
+    let began = Instant::now();
     while world.totals().0 < 2 {
         assert!(began.elapsed() < SOON, "never stored anew");
         std::thread::yield_now();
