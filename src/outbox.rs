@@ -54,6 +54,13 @@ pub enum Refused {
 #[derive(Debug, Default)]
 pub struct Outbox(Mutex<Queue>);
 
+/// A frame, and whether it is a stored message, which can be taken back.
+#[derive(Debug)]
+struct Queued {
+    frame: Frame,
+    mail: bool,
+}
+
 #[derive(Debug, Default)]
 struct Queue {
     /// None when there is nothing: of most connections at most times, which is why it is not in here.
@@ -68,7 +75,7 @@ struct Queue {
 /// What waits; never empty.
 #[derive(Debug, Default)]
 struct Waiting {
-    frames: VecDeque<Frame>,
+    frames: VecDeque<Queued>,
     /// Of their payloads.
     bytes: usize,
 }
@@ -87,7 +94,7 @@ impl Outbox {
         if queue.held && !queue.closed {
             return Err(Refused::Full);
         }
-        queue.push(frame, limits).map_err(|(refused, _)| refused)
+        queue.push(frame, limits, false).map_err(|(refused, _)| refused)
     }
 
     /// Adds a stored message; an empty outbox takes one of any size, or it could never be sent once the limits are lower than they were when it
@@ -98,9 +105,20 @@ impl Outbox {
     pub fn push_mail(&self, frame: Frame, limits: OutboxLimits, last: bool) -> Result<(), (Refused, Frame)> {
         let mut queue = self.queue();
         let bytes = if queue.waiting.is_none() { usize::MAX } else { limits.bytes };
-        queue.push(frame, OutboxLimits { bytes, ..limits })?;
+        queue.push(frame, OutboxLimits { bytes, ..limits }, true)?;
         queue.held &= !last;
         Ok(())
+    }
+
+    /// Takes the stored messages back that nobody has begun to write; their receipts learn nothing more. The rest stays, in its order.
+    pub fn withdraw_mail(&self) {
+        let mut queue = self.queue();
+        let Some(waiting) = &mut queue.waiting else { return };
+        waiting.frames.retain(|queued| !queued.mail);
+        waiting.bytes = waiting.frames.iter().map(|queued| queued.frame.payload.len()).sum();
+        if waiting.frames.is_empty() {
+            queue.waiting = None;
+        }
     }
 
     /// Says whether stored messages come first.
@@ -142,7 +160,9 @@ impl Outbox {
 
     /// Looks at what waits, oldest first.
     pub fn for_each(&self, mut look: impl FnMut(&Frame)) {
-        self.queue().waiting.iter().flat_map(|waiting| &waiting.frames).for_each(&mut look);
+        let queue = self.queue();
+        let waiting = queue.waiting.iter().flat_map(|waiting| &waiting.frames);
+        waiting.map(|queued| &queued.frame).for_each(&mut look);
     }
 
     /// Frames and bytes waiting.
@@ -153,7 +173,7 @@ impl Outbox {
 }
 
 impl Queue {
-    fn push(&mut self, frame: Frame, limits: OutboxLimits) -> Result<(), (Refused, Frame)> {
+    fn push(&mut self, frame: Frame, limits: OutboxLimits, mail: bool) -> Result<(), (Refused, Frame)> {
         if self.closed {
             return Err((Refused::Closed, frame));
         }
@@ -166,14 +186,14 @@ impl Queue {
         }
         let waiting = self.waiting.get_or_insert_default();
         waiting.bytes += frame.payload.len();
-        waiting.frames.push_back(frame);
+        waiting.frames.push_back(Queued { frame, mail });
         Ok(())
     }
 
     /// Takes the frame at the front if it is such a one.
     fn pop_if(&mut self, is_such: impl FnOnce(&Frame) -> bool) -> Option<Frame> {
         let waiting = self.waiting.as_mut()?;
-        let frame = waiting.frames.pop_front_if(|frame| is_such(frame))?;
+        let Queued { frame, .. } = waiting.frames.pop_front_if(|queued| is_such(&queued.frame))?;
         waiting.bytes -= frame.payload.len();
         if waiting.frames.is_empty() {
             self.waiting = None;
@@ -211,6 +231,20 @@ mod tests {
     fn frame(bytes: usize) -> Frame {
         let payload = Payload::Binary(vec![0; bytes].into());
         Frame { payload, id: None, receipt: None, acked: None, deadline: None }
+    }
+
+    #[tokio::test]
+    async fn withdrawn_mail_leaves_the_rest_in_its_order_and_room_where_it_was() {
+        let outbox = Outbox::default();
+        let limits = OutboxLimits { frames: 4, bytes: 10 };
+        outbox.push(frame(1), limits).expect("room");
+        outbox.push_mail(frame(4), limits, false).expect("room");
+        outbox.push_mail(frame(3), limits, true).expect("room");
+        outbox.push(frame(2), limits).expect("room");
+        outbox.withdraw_mail();
+        assert_eq!(outbox.depth(), (2, 3));
+        let left = [1, 2].map(|_| outbox.pop(Instant::now()).0.expect("a frame").payload.len());
+        assert_eq!(left, [1, 2]);
     }
 
     #[tokio::test]

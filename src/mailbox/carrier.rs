@@ -26,6 +26,9 @@ const READ_BYTES: u64 = 256 << 10;
 /// When a full outbox is tried again, if no receipt comes first.
 const OUTBOX_RETRY: Duration = Duration::from_millis(100);
 
+/// How long a full outbox from which nothing goes is waited for, where there is another connection to send to.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// How long the receipts of a connection that has ended are waited for. Its last writes have two seconds, so this is for what should not be.
 const LAST_RECEIPTS: Duration = Duration::from_secs(5);
 
@@ -69,6 +72,7 @@ pub(super) async fn carry(inner: Arc<Inner>, client_id: ClientId, woken: Arc<Not
             connection: &connection,
             in_flight: FuturesUnordered::new(),
             ready: VecDeque::new(),
+            moved: false,
         };
         tokio::select! {
             () = carrier.run(&woken) => {}
@@ -108,12 +112,15 @@ struct Carrier<'a> {
     in_flight: FuturesUnordered<Receipt>,
     /// Read from the store and not yet in the outbox; at most one reading.
     ready: VecDeque<(Sequence, Letter)>,
+    /// Whether the outbox took a message, or a receipt came, since this was last looked at.
+    moved: bool,
 }
 
 impl Carrier<'_> {
-    /// Sends over one connection until there is nothing more to send and every receipt is there.
+    /// Sends over one connection until there is nothing more to send and every receipt is there, or it takes nothing while another would.
     async fn run(&mut self, woken: &Notify) {
         let mut ended_at = None;
+        let mut full_since = None;
         loop {
             let put = match ended_at {
                 None => self.put().await,
@@ -124,6 +131,18 @@ impl Carrier<'_> {
             }
             if self.in_flight.is_empty() && (put == Put::All || ended_at.is_some()) {
                 return;
+            }
+            let moved = std::mem::take(&mut self.moved);
+            full_since = match full_since {
+                _ if put != Put::Full || ended_at.is_some() => None,
+                Some(since) if !moved => Some(since),
+                _ => Some(Instant::now()),
+            };
+            if full_since.is_some_and(|since| since.elapsed() >= PATIENCE)
+                && self.inner.registry.pass_over(self.connection)
+            {
+                tracing::debug!(client_id = self.client_id.as_str(), "a connection takes no mail; another gets it");
+                return self.give_up();
             }
             let try_again = match (ended_at, put) {
                 (Some(ended_at), _) => Some(ended_at + LAST_RECEIPTS),
@@ -212,6 +231,7 @@ impl Carrier<'_> {
             inner.tell(&index, self.client_id);
         }
         drop(index);
+        self.moved = true;
         inner.metrics.sends.of(SendOutcome::Accepted).inc();
         self.connection.wake();
         self.in_flight.push(Box::pin(written(sequence, of_writing, of_acking.is_none())));
@@ -222,7 +242,8 @@ impl Carrier<'_> {
     }
 
     /// A receipt is there, or will never be.
-    fn told(&self, sequence: Sequence, told: Told) {
+    fn told(&mut self, sequence: Sequence, told: Told) {
+        self.moved = true;
         let inner = self.inner;
         let mut index = inner.index();
         match told {
@@ -253,9 +274,13 @@ impl Carrier<'_> {
         }
     }
 
-    /// Whatever is not told counts as unsent.
+    /// Whatever is not told counts as unsent, and is taken out of the outbox. What has left that, and may yet be written, comes twice: it has
+    /// to come on the next connection before what is behind it.
     fn give_up(&mut self) {
+        self.in_flight = FuturesUnordered::new();
+        self.ready = VecDeque::new();
         let mut index = self.inner.index();
+        self.connection.outbox.withdraw_mail();
         index.return_all(self.client_id, self.connection.info().connection_id);
         self.inner.tell(&index, self.client_id);
         drop(index);

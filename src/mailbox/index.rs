@@ -29,6 +29,13 @@ pub(super) enum State {
     Expired,
 }
 
+impl State {
+    /// Not yet in an outbox, and not given up.
+    fn is_to_come(self) -> bool {
+        matches!(self, Self::Storing | Self::Waiting)
+    }
+}
+
 struct Item {
     sequence: Sequence,
     expires: UnixNanos,
@@ -43,6 +50,9 @@ struct Item {
 struct Mailbox {
     /// In the order of their sequence.
     items: VecDeque<Item>,
+    /// The place of the first that is Storing or Waiting, or how many there are: what is to be sent or may expire is not before it, so that
+    /// nobody searches through all that is in an outbox, or through.
+    first: usize,
     bytes: u64,
     waiting: usize,
     carried: usize,
@@ -92,17 +102,56 @@ impl Mailbox {
         let before = std::mem::replace(&mut self.items[at].state, state);
         self.count(before, -1);
         self.count(state, 1);
+        if state.is_to_come() {
+            self.first = self.first.min(at);
+        } else if at == self.first {
+            self.find_first();
+        }
+    }
+
+    /// Moves `first` on to where it belongs, if it is not behind that.
+    fn find_first(&mut self) {
+        let through = self.items.iter().skip(self.first).take_while(|item| !item.state.is_to_come()).count();
+        self.first += through;
+    }
+
+    fn insert(&mut self, item: Item) {
+        self.count(item.state, 1);
+        self.bytes += u64::from(item.weight);
+        self.items.push_back(item);
+        // It may be the first, or be through.
+        self.find_first();
+    }
+
+    fn remove(&mut self, sequence: Sequence) -> Option<Item> {
+        let at = self.at(sequence)?;
+        let item = self.items.remove(at)?;
+        self.count(item.state, -1);
+        self.bytes -= u64::from(item.weight);
+        if at < self.first {
+            self.first -= 1;
+        } else if at == self.first {
+            self.find_first();
+        }
+        if self.items.is_empty() {
+            self.items = VecDeque::new();
+        }
+        Some(item)
+    }
+
+    /// From the first that is to be sent or may expire on, with their places.
+    fn to_come(&self) -> impl Iterator<Item = (usize, &Item)> {
+        (self.first..).zip(self.items.iter().skip(self.first))
     }
 
     /// What may be sent next, in order: nothing behind a message that is not known to be stored.
     fn ready(&self, now: UnixNanos) -> impl Iterator<Item = &Item> {
-        let known = self.items.iter().take_while(|item| item.state != State::Storing);
+        let known = self.to_come().map(|(_, item)| item).take_while(|item| item.state != State::Storing);
         known.filter(move |item| item.state == State::Waiting && item.expires > now)
     }
 
     fn earliest(&self) -> Option<UnixNanos> {
-        let may_expire = |item: &&Item| matches!(item.state, State::Storing | State::Waiting);
-        self.items.iter().filter(may_expire).map(|item| item.expires).min()
+        self.to_come().filter(|(_, item)| item.state.is_to_come()).map(|(_, item)| item.expires).min()
     }
 }
 
@@ -128,9 +177,7 @@ impl Index {
     fn insert(&mut self, client_id: &ClientId, head: Head, state: State) {
         let Head { sequence, expires, weight } = head;
         let mailbox = self.mailboxes.entry(client_id.clone()).or_default();
-        mailbox.items.push_back(Item { sequence, expires, weight, state, claims: 1 });
-        mailbox.count(state, 1);
-        mailbox.bytes += u64::from(weight);
+        mailbox.insert(Item { sequence, expires, weight, state, claims: 1 });
         self.bytes += u64::from(weight);
         self.messages += 1;
         self.look_by(client_id, expires);
@@ -196,7 +243,17 @@ impl Index {
         self.item(client_id, sequence).is_some_and(|item| item.claims > 0)
     }
 
-    /// Whether the time of a message is over.
+    /// Whether a message is sent no more because its time is over, given up already or not. (If the clock is set back before it is, it may be
+    /// sent after all, beside the one that was stored anew.)
+    pub(super) fn is_over(&self, client_id: &ClientId, sequence: Sequence, now: UnixNanos) -> bool {
+        let item = self.mailboxes.get(client_id).and_then(|of| of.at(sequence).map(|at| &of.items[at]));
+        item.is_some_and(|item| match item.state {
+            State::Waiting => item.expires <= now,
+            state => state == State::Expired,
+        })
+    }
+
+    /// Whether a message is given up.
     pub(super) fn has_expired(&mut self, client_id: &ClientId, sequence: Sequence) -> bool {
         self.item(client_id, sequence).is_some_and(|item| item.state == State::Expired)
     }
@@ -210,15 +267,10 @@ impl Index {
     /// A message is not in the store, or no more.
     pub(super) fn forget(&mut self, client_id: &ClientId, sequence: Sequence) {
         let Some(mailbox) = self.mailboxes.get_mut(client_id) else { return };
-        let Some(item) = mailbox.at(sequence).and_then(|at| mailbox.items.remove(at)) else { return };
-        mailbox.count(item.state, -1);
-        mailbox.bytes -= u64::from(item.weight);
+        let Some(item) = mailbox.remove(sequence) else { return };
         self.bytes -= u64::from(item.weight);
         self.messages -= 1;
         self.watched.remove(&sequence);
-        if mailbox.items.is_empty() {
-            mailbox.items = VecDeque::new();
-        }
         self.drop_if_empty(client_id);
     }
 
@@ -327,15 +379,16 @@ impl Index {
         {
             let Some(mailbox) = self.mailboxes.get_mut(&client_id) else { continue };
             mailbox.look_at = None;
-            for at in 0..mailbox.items.len() {
-                let Item { sequence, expires, state, .. } = mailbox.items[at];
-                if expired.len() < most && state == State::Waiting && expires <= now {
-                    mailbox.set(at, State::Expired);
-                    expired.push((client_id.clone(), sequence));
-                }
+            let due = mailbox.to_come().filter(|(_, item)| item.state == State::Waiting && item.expires <= now);
+            let due: Vec<_> = due.take(most - expired.len()).map(|(at, item)| (at, item.sequence)).collect();
+            for (at, sequence) in due {
+                mailbox.set(at, State::Expired);
+                expired.push((client_id.clone(), sequence));
             }
             if let Some(next) = mailbox.earliest() {
-                self.look_by(&client_id, next.max(now + LOOK_AGAIN));
+                // At once, if there was no room for all.
+                let again = if expired.len() < most { now + LOOK_AGAIN } else { now };
+                self.look_by(&client_id, next.max(again));
             }
         }
         expired

@@ -212,8 +212,20 @@ impl World {
             };
             assert_eq!(self.index.mail_state(&client), expected);
             assert_eq!(self.index.has_ready(&client, self.now), !self.ready(&client).is_empty());
+            for line in self.of(&client) {
+                let over = match line.state {
+                    State::Waiting => line.head.expires <= self.now,
+                    state => state == State::Expired,
+                };
+                assert_eq!(self.index.is_over(&client, line.head.sequence, self.now), over, "{line:?}");
+            }
             let there = self.index.clients().any(|id| *id == client);
             assert_eq!(there, self.of(&client).next().is_some(), "nothing is kept for a client without mail");
+            let mut lines: Vec<_> = self.of(&client).collect();
+            lines.sort_by_key(|line| line.head.sequence);
+            let to_come = |line: &&Line| matches!(line.state, State::Storing | State::Waiting);
+            let first = lines.iter().position(to_come).unwrap_or(lines.len());
+            assert_eq!(self.index.mailboxes.get(&client).map_or(0, |of| of.first), first, "where to begin");
         }
         assert!(self.index.due.len() <= self.index.mailboxes.len());
     }
@@ -281,4 +293,24 @@ fn a_follower_hears_each_stage_and_the_end_and_nothing_is_kept_for_one_who_has_g
     index.forget(&alice, head.sequence);
     assert!(progress.has_changed().is_err() && progress.borrow().stage == Stage::Written);
     assert_eq!(index.watch(&alice, head.sequence).borrow().stage, Stage::Stored, "it was stored once");
+}
+
+#[test]
+fn a_large_mailbox_takes_time_by_its_messages_and_not_by_their_square() {
+    const MANY: usize = 3_000;
+    let limits = Limits { max_messages: MANY, max_bytes: u64::MAX, max_total_bytes: u64::MAX };
+    let (mut index, alice) = (Index::new(limits), client(0));
+    for _ in 0..MANY {
+        let head = index.admit(&alice, 10, 1).expect("room");
+        index.commit(&alice, head.sequence);
+    }
+    // All are put in an outbox, and only then does the first receipt come. Looked at by items rather than by a clock.
+    let mut looked = 0;
+    while let Some(sequence) = index.next(&alice, 5, 1, u64::MAX).first().copied() {
+        let mailbox = &index.mailboxes[&alice];
+        looked += mailbox.to_come().take_while(|(_, item)| item.sequence != sequence).count() + 1;
+        index.carried(&alice, sequence, connection(&alice), 5);
+        assert!(index.has_ready(&alice, 5) == (sequence < MANY as Sequence));
+    }
+    assert_eq!(looked, MANY);
 }

@@ -18,8 +18,13 @@
 //!   known to be synced holds up those behind it, so they are sent in the order in which they are stored, and will be the same after a restart.
 //! - *The connection ends with mail in its outbox.* Every receipt is told or dropped. What was not told goes back to waiting and is sent on the next
 //!   connection: it may come twice, and is not lost. Until that is known, the outbox of the next connection is held too, so that nothing overtakes it.
+//! - *A connection with mail in its outbox is stuck, and the client has others.* After ten seconds without a move the next oldest is the bearer. What
+//!   nobody has begun to write is taken back; what has left the outbox may be written later and comes twice, because it has to come on the next
+//!   before what is behind it. Nobody hears the receipts of the one passed over any more.
 //! - *kill -9.* What was answered as STORED is synced. What was delivered and not yet removed is sent again. `MessageExpired` is committed before
 //!   the message is removed, so a crash between the two logs it twice, and none loses it.
+//! - *The log takes nothing while messages expire.* They are given up all the same, so nothing waits for them, and are owed to the log: they stay
+//!   in the store, and in its bounds, until `MessageExpired` is committed.
 //! - *The receipt comes, and the end of the connection before the removal.* The receipt stands: the message is delivered in the index from that
 //!   moment, and its removal is tried until the store has done it.
 //! - *The caller does not hear that its message was delivered, and repeats it.* An id is known until its message is removed, by the store; and for
@@ -38,6 +43,7 @@ mod upkeep;
 
 pub use post::{Mail, PostError, Posted, Posting};
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -137,6 +143,9 @@ struct Inner {
     recent: Arc<Mutex<Recent>>,
     /// Room for messages on their way into the store.
     posts: Arc<Semaphore>,
+    /// Given up, and not known to be logged; at most what is in the store, from which it is found again after a restart.
+    owed: Mutex<VecDeque<(ClientId, Sequence)>>,
+    owing: Notify,
     /// To be removed from the store; at most what is in it.
     removals: Mutex<Vec<(ClientId, Sequence)>>,
     removing: Notify,
@@ -183,6 +192,8 @@ impl Mailboxes {
                 index: Arc::new(Mutex::new(index)),
                 recent: Arc::new(Mutex::new(Recent::new())),
                 posts: Arc::new(Semaphore::new(MAX_POSTS)),
+                owed: Mutex::new(VecDeque::new()),
+                owing: Notify::new(),
                 removals: Mutex::new(Vec::new()),
                 removing: Notify::new(),
                 sooner: Notify::new(),
@@ -198,6 +209,7 @@ impl Mailboxes {
         tokio::select! {
             () = inner.send_to_arrivals() => {}
             () = inner.expire() => {}
+            () = inner.log_expiries() => {}
             () = inner.remove() => {}
             () = stop.cancelled() => {}
         }

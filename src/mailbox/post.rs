@@ -195,8 +195,8 @@ impl Post {
                 && let Some((sequence, payload)) = table::find(transaction, &self.client_id, &letter.message_id)?
             {
                 let mut index = self.inner.index();
-                // One that expired is stored anew, and its id stands for that.
-                if !index.has_expired(&self.client_id, sequence) {
+                // One that expired is stored anew, and its id stands for that; by the clock, because the sweep may give it up a moment later.
+                if !index.is_over(&self.client_id, sequence, self.inner.now()) {
                     if payload != letter.payload {
                         return Ok(Decision::Reused);
                     }

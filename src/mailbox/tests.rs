@@ -335,6 +335,77 @@ async fn of_several_connections_the_oldest_gets_the_mail_and_no_other_is_ahead_o
     world.empty().await;
 }
 
+/// Lets time go by that nobody waits for: paused here only, because the store's thread is real.
+async fn later(time: Duration) {
+    tokio::time::pause();
+    tokio::time::sleep(time).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn a_connection_that_takes_nothing_for_ten_seconds_gives_way_to_the_next_and_order_holds() {
+    let world = World::allowing(3);
+    let [first, second, third] = [world.join("alice").await, world.join("alice").await, world.join("alice").await];
+    let first = Arc::clone(first.connection());
+    let posted = async |from: usize, to: usize| {
+        for n in from..to {
+            world.post(mail("alice", &n.to_string())).await.expect("stored");
+        }
+    };
+    posted(0, 12).await;
+    eventually("it is full", || first.outbox.depth().0 == OUTBOX.frames).await;
+    // Some of it has left the outbox, and stays with the driver.
+    let on_its_way = [pop(&first).expect("0"), pop(&first).expect("1")];
+    eventually("it is full", || first.outbox.depth().0 == OUTBOX.frames).await;
+    later(Duration::from_millis(9_500)).await;
+    assert_eq!(second.connection().outbox.depth().0, 0, "not yet");
+    later(Duration::from_secs(1)).await;
+    eventually("the next has it", || second.connection().outbox.depth().0 == OUTBOX.frames).await;
+    assert_eq!(first.outbox.depth(), (0, 0), "what nobody began to write comes once");
+    for held in [&first, second.connection(), third.connection()] {
+        assert_eq!(plain(held, "too early"), Err(Refused::Full));
+    }
+    let numbers = |from: usize, to: usize| (from..to).map(|n| n.to_string()).collect::<Vec<_>>();
+    assert_eq!(write(second.connection(), 12).await, numbers(0, 12));
+    world.empty().await;
+    // Written after all: nobody counts it twice.
+    for frame in on_its_way {
+        let _ = frame.receipt.expect("wanted").send(Written::Yes);
+    }
+    assert_eq!(world.metrics.mail.of(crate::metrics::MailOutcome::Delivered).get(), 12);
+
+    // The one that was passed over does not hold up what comes later, and neither does the next if it is slow too.
+    posted(12, 24).await;
+    eventually("the second has it", || second.connection().outbox.depth().0 == OUTBOX.frames).await;
+    // A receipt in time, and its ten seconds begin anew.
+    later(Duration::from_secs(9)).await;
+    assert_eq!(write(second.connection(), 1).await, ["12"]);
+    eventually("it is full again", || second.connection().outbox.depth().0 == OUTBOX.frames).await;
+    later(Duration::from_secs(9)).await;
+    assert_eq!(third.connection().outbox.depth().0, 0, "not yet");
+    later(Duration::from_secs(2)).await;
+    assert_eq!(write(third.connection(), 1).await, numbers(13, 14));
+    // All have been passed over, so it begins with the oldest again.
+    later(Duration::from_secs(11)).await;
+    assert_eq!(write(&first, 10).await, numbers(14, 24));
+    world.empty().await;
+}
+
+#[tokio::test]
+async fn a_connection_that_takes_nothing_keeps_its_mail_if_there_is_no_other() {
+    let world = World::allowing(2);
+    let alice = world.join("alice").await;
+    for n in 0..12 {
+        world.post(mail("alice", &n.to_string())).await.expect("stored");
+    }
+    eventually("it is full", || alice.connection().outbox.depth().0 == OUTBOX.frames).await;
+    later(Duration::from_secs(60)).await;
+    assert_eq!(alice.connection().outbox.depth().0, OUTBOX.frames);
+    let expected: Vec<_> = (0..12).map(|n| n.to_string()).collect();
+    assert_eq!(write(alice.connection(), 12).await, expected);
+    world.empty().await;
+}
+
 #[tokio::test]
 async fn a_receipt_stands_even_if_the_connection_ends_before_the_message_is_removed() {
     let world = World::new();
@@ -460,6 +531,63 @@ async fn an_expiry_of_all_that_waits_opens_the_outbox_again() {
 }
 
 #[tokio::test]
+async fn a_log_that_takes_nothing_keeps_nothing_from_being_given_up_and_is_told_of_each_once_it_takes_it() {
+    let world = World::new();
+    let short = |client: &str, id: &str| Mail { ttl: Duration::from_secs(5), ..named(client, "mail", id) };
+    let clients = ["alice", "bob"];
+    let joined = [world.join(clients[0]).await, world.join(clients[1]).await];
+    world.log.budget().set_open(false);
+    // One after the other: the first is owed already when the second expires.
+    for (client, one) in clients.into_iter().zip(&joined) {
+        for _ in 0..OUTBOX.frames {
+            plain(one.connection(), "plain").expect("room");
+        }
+        world.post(short(client, client)).await.expect("stored");
+        assert!(pop(one.connection()).is_some());
+        world.wall.fetch_add(5, Ordering::SeqCst);
+        eventually("others may go again", || plain(one.connection(), "plain").is_ok()).await;
+    }
+    // More than a batch.
+    for n in 0..3 * LIMITS.max_messages * 2 {
+        let client = format!("client{}", n / LIMITS.max_messages);
+        world.post(short(&client, &n.to_string())).await.expect("stored");
+    }
+    world.wall.fetch_add(5, Ordering::SeqCst);
+    eventually("all are given up", || world.mailboxes.inner.index().look_at().is_none()).await;
+    // Neither lost nor out of the bounds while the log is asked in vain, and again; paused here, so that it takes no time.
+    tokio::time::pause();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    tokio::time::resume();
+    assert_eq!(world.totals().0, 602);
+    assert!(world.expired().await.is_empty());
+    assert_eq!(world.post(short("client0", "more")).await, Err(PostError::ClientFull));
+    world.log.budget().set_open(true);
+    world.empty().await;
+    let mut told: Vec<_> = world.expired().await.into_iter().map(|(_, id)| id).collect();
+    let mut expected: Vec<_> = clients.map(str::to_owned).into_iter().chain((0..600).map(|n| n.to_string())).collect();
+    told.sort_unstable();
+    expected.sort_unstable();
+    assert_eq!(told, expected, "each is told, and once");
+    assert!(world.log.budget().is_whole());
+    assert_eq!(world.metrics.mail.of(crate::metrics::MailOutcome::Expired).get(), 602);
+}
+
+#[tokio::test]
+async fn what_is_owed_to_a_log_that_takes_nothing_is_told_by_the_next_run() {
+    let store = Store::in_memory().expect("a store");
+    let world = World::over(store.clone(), LIMITS);
+    world.log.budget().set_open(false);
+    world.post(Mail { ttl: Duration::from_secs(5), ..named("alice", "a", "m") }).await.expect("stored");
+    world.wall.fetch_add(5, Ordering::SeqCst);
+    eventually("it is given up", || world.mailboxes.inner.index().look_at().is_none()).await;
+    world.stopped().await;
+    let world = World::over(store, LIMITS);
+    world.wall.fetch_add(5, Ordering::SeqCst);
+    world.empty().await;
+    assert_eq!(world.expired().await, [("alice".to_owned(), "m".to_owned())]);
+}
+
+#[tokio::test]
 async fn the_file_keeps_mail_ids_and_order_over_a_restart_and_gives_up_what_expired_meanwhile() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("store.redb");
@@ -497,16 +625,20 @@ async fn the_file_keeps_mail_ids_and_order_over_a_restart_and_gives_up_what_expi
 }
 
 /// Keeps the store's thread busy until it is told to go on.
-fn stall(store: &Store) -> std::sync::mpsc::Sender<()> {
+async fn stall(store: &Store) -> std::sync::mpsc::Sender<()> {
     let (go_on, told) = std::sync::mpsc::channel::<()>();
+    let (begin, begun) = tokio::sync::oneshot::channel();
     let store = store.clone();
     tokio::spawn(async move {
         let stalled = store.write(move |_: &WriteTransaction| {
+            let _ = begin.send(());
             let _ = told.recv();
             Ok(())
         });
         let _ = stalled.await;
     });
+    // What comes now is not in its transaction.
+    begun.await.expect("it waits");
     go_on
 }
 
@@ -514,8 +646,7 @@ fn stall(store: &Store) -> std::sync::mpsc::Sender<()> {
 async fn a_store_that_answers_too_late_is_told_as_such_and_what_it_stored_is_sent_all_the_same() {
     let world = World::new();
     let alice = world.join("alice").await;
-    let go_on = stall(&world.store);
-    tokio::task::yield_now().await;
+    let go_on = stall(&world.store).await;
     let posting = world.begin(mail("alice", "late"));
     let behind = world.begin(mail("alice", "behind"));
     // Paused here, so that five seconds are nothing; what the store's thread does afterwards is real.
@@ -531,8 +662,7 @@ async fn a_store_that_answers_too_late_is_told_as_such_and_what_it_stored_is_sen
 #[tokio::test]
 async fn a_caller_that_goes_away_withdraws_nothing() {
     let world = World::new();
-    let go_on = stall(&world.store);
-    tokio::task::yield_now().await;
+    let go_on = stall(&world.store).await;
     drop(world.begin(mail("alice", "a")));
     go_on.send(()).expect("it waits");
     let alice = world.join("alice").await;
@@ -544,8 +674,7 @@ async fn a_caller_that_goes_away_withdraws_nothing() {
 async fn a_write_that_failed_is_not_sent_and_holds_nobody_up() {
     let world = World::new();
     let alice = world.join("alice").await;
-    let go_on = stall(&world.store);
-    tokio::task::yield_now().await;
+    let go_on = stall(&world.store).await;
     // It shares the transaction of one that fails.
     let posting = world.begin(mail("alice", "a"));
     let failing = world.store.clone();
@@ -604,6 +733,33 @@ async fn a_repeat_of_a_message_that_expired_is_stored_anew_whether_or_not_that_i
     let alice = world.join("alice").await;
     assert_eq!(write(alice.connection(), 1).await, ["another"]);
     world.empty().await;
+}
+
+#[tokio::test]
+async fn a_repeat_of_a_message_whose_time_is_over_is_stored_anew_before_that_is_given_up() {
+    let world = World::new();
+    let short = |text| Mail { ttl: Duration::from_secs(5), ..named("alice", text, "m") };
+    world.post(short("a")).await.expect("stored");
+    world.wall.fetch_add(4, Ordering::SeqCst);
+    assert!(world.post(short("a")).await.expect("stored").replayed, "its time is not over");
+    // Queued in one step with the end of its time, so that no sweep comes between.
+    let go_on = stall(&world.store).await;
+    world.wall.fetch_add(1, Ordering::SeqCst);
+    let (same, other) = (world.begin(short("a")), world.begin(short("b")));
+    go_on.send(()).expect("it waits");
+    // The sweep has no turn meanwhile: it shares this thread.
+    let began = Instant::now();
+    while world.totals().0 < 2 {
+        assert!(began.elapsed() < SOON, "never stored anew");
+        std::thread::yield_now();
+    }
+    let same = same.settle(SOON).await.expect("stored");
+    assert_eq!((same.replayed, same.progress.stage), (false, Stage::Stored));
+    assert_eq!(other.settle(SOON).await, Err(PostError::IdReused), "the id stands for the new one");
+    let alice = world.join("alice").await;
+    assert_eq!(write(alice.connection(), 1).await, ["a"]);
+    world.empty().await;
+    assert_eq!(world.expired().await, [("alice".to_owned(), "m".to_owned())], "the first, and only that");
 }
 
 #[tokio::test]

@@ -1,8 +1,10 @@
 //! What is done with messages that are through: the expired are logged, and both they and the delivered are removed from the store.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 
 use super::table::{self, Letter, Sequence};
@@ -17,24 +19,22 @@ const BATCH: usize = 512;
 /// The longest and the shortest pause between two looks for what has expired. The wall clock may be set, so it is looked at every second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
-/// How long the log may take to commit an expiry before it is logged anew.
-const COMMIT_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the log may take to have room for an expiry before it is asked anew.
+const ROOM_DEADLINE: Duration = Duration::from_secs(5);
 
 impl Inner {
-    /// Gives up what has expired, for as long as it is polled.
+    /// Gives up what has expired, for as long as it is polled. It waits for neither the store nor the log, so whatever is wrong with them
+    /// nothing is sent too late, and nobody is held for mail that will not be sent. What is given up is owed to the log from then on.
     pub(super) async fn expire(&self) {
         loop {
             let (now, earliest) = (self.now(), self.index().look_at());
             if earliest.is_some_and(|earliest| earliest <= now) {
-                let mut owed = self.index().expire(now, BATCH);
-                self.tell_all(&owed);
-                // Until each is logged: they are sent no more, so nothing else would.
-                while !owed.is_empty() {
-                    owed = self.log_expired(owed).await;
-                    if !owed.is_empty() {
-                        sleep(STORE_RETRY).await;
-                    }
-                }
+                let expired = self.index().expire(now, BATCH);
+                self.tell_all(&expired);
+                lock(&self.owed).extend(expired);
+                self.owing.notify_one();
+                // The others of this task have their turn, however much expires at once.
+                yield_now().await;
                 continue;
             }
             let Some(earliest) = earliest else {
@@ -56,6 +56,39 @@ impl Inner {
         }
     }
 
+    /// Logs what has expired, for as long as it is polled. Until that is committed it is owed, and stays in the store: whoever starts from that
+    /// finds it expired again.
+    pub(super) async fn log_expiries(&self) {
+        loop {
+            let batch = self.take_owed();
+            if batch.is_empty() {
+                self.owing.notified().await;
+                continue;
+            }
+            let left = self.log_expired(batch).await;
+            if !left.is_empty() {
+                self.owe_first(left);
+                sleep(STORE_RETRY).await;
+            }
+        }
+    }
+
+    fn take_owed(&self) -> Vec<(ClientId, Sequence)> {
+        let mut owed = lock(&self.owed);
+        let most = owed.len().min(BATCH);
+        let batch = owed.drain(..most).collect();
+        if owed.is_empty() {
+            *owed = VecDeque::new();
+        }
+        batch
+    }
+
+    /// Before those that have expired since.
+    fn owe_first(&self, left: Vec<(ClientId, Sequence)>) {
+        let mut owed = lock(&self.owed);
+        left.into_iter().rev().for_each(|one| owed.push_front(one));
+    }
+
     /// Logs that messages have expired and has them removed once that is committed. Answers those to be tried again.
     async fn log_expired(&self, expired: Vec<(ClientId, Sequence)>) -> Vec<(ClientId, Sequence)> {
         let asked = expired.clone();
@@ -74,27 +107,34 @@ impl Inner {
                 return expired;
             }
         };
-        let mut owed = Vec::new();
-        let mut submitted = Vec::new();
+        let there = letters.iter().flatten().count();
+        let Ok(rooms) = timeout(ROOM_DEADLINE, self.registry.log().budget().reserve_events(there)).await else {
+            // Once in a while; what is wrong with the log is told by the log.
+            tracing::debug!(expired = there, "the log has no room for what has expired");
+            return expired;
+        };
+        let mut rooms = rooms.into_iter();
+        let mut submitted = Vec::with_capacity(there);
         for ((client_id, sequence), letter) in expired.into_iter().zip(letters) {
             let Some((message_id, send_time)) = letter else {
                 tracing::error!(sequence, "an expired message is gone from the store");
                 self.index().forget(&client_id, sequence);
                 continue;
             };
-            match self.registry.mail_expired(&client_id, message_id, send_time).await {
-                Ok(committed) => submitted.push((client_id, sequence, committed)),
-                Err(_) => owed.push((client_id, sequence)),
-            }
+            // One for each that is there.
+            let Some(room) = rooms.next() else { break };
+            let committed = self.registry.mail_expired(&client_id, message_id, send_time, room);
+            submitted.push((client_id, sequence, committed));
         }
+        let mut owed = Vec::new();
         for (client_id, sequence, committed) in submitted {
-            match timeout(COMMIT_DEADLINE, committed).await {
-                Ok(Ok(_)) => {
-                    self.metrics.mail.of(MailOutcome::Expired).inc();
-                    self.remove_later(client_id, sequence);
-                }
-                // It may be committed later, and then it is logged twice.
-                _ => owed.push((client_id, sequence)),
+            // Without a deadline: a log that is slow commits it in the end, and to log it anew would tell it twice. What comes behind
+            // it in that log would be no sooner.
+            if committed.await.is_ok() {
+                self.metrics.mail.of(MailOutcome::Expired).inc();
+                self.remove_later(client_id, sequence);
+            } else {
+                owed.push((client_id, sequence));
             }
         }
         owed

@@ -39,6 +39,9 @@ pub mod signal {
     /// A resume has come on another socket.
     pub const RESUME: u32 = 1 << 8;
 
+    /// It took no mail for too long while others of its client id were there, which are sent it first (set and cleared under the shard's lock).
+    pub const PASSED_OVER: u32 = 1 << 9;
+
     /// Those that say something happened, and are cleared when it has been seen.
     pub const ONCE: u32 = BEAT | EXPIRE | PROBE | RESUME;
 }
@@ -243,6 +246,11 @@ impl Connection {
     /// Under the shard's lock, by the driver, which alone hears the client.
     pub(super) fn set_suspect(&self) {
         self.signals.fetch_or(signal::SUSPECT, Ordering::SeqCst);
+    }
+
+    /// Under the shard's lock; nothing that its driver looks at.
+    pub(super) fn set_passed_over(&self) {
+        self.signals.fetch_or(signal::PASSED_OVER, Ordering::AcqRel);
     }
 
     pub(super) fn clear(&self, signals: u32) {

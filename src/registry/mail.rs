@@ -7,13 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, oneshot};
 
-use super::commands::{CommandError, LOG_DEADLINE};
 use super::{Connection, Registry, Shard, Target, signal};
 use crate::clock::UnixNanos;
 use crate::event::{ConnectionInfo, Event, EventKind};
 use crate::ids::{ClientId, ConnectionId};
 use crate::labels::Labels;
-use crate::log::Entry;
+use crate::log::{Entry, Slot};
 use crate::position::Offset;
 
 /// How far the mail of a client id is.
@@ -144,18 +143,33 @@ impl Registry {
         }
     }
 
-    /// Submits `MessageExpired`; what is answered is told its offset once it is committed.
-    ///
-    /// # Errors
-    /// [`CommandError::LogUnavailable`] if the log has no room for 5 s.
-    pub async fn mail_expired(
+    /// Has the others of its client id come before a connection for mail, from now on: the next oldest, and once all have had their turn the oldest
+    /// again. False if there is no other to send to.
+    pub fn pass_over(&self, connection: &Connection) -> bool {
+        let ConnectionInfo { client_id, connection_id, .. } = &**connection.info();
+        let shard = self.lock_client(client_id.as_str());
+        let others = || {
+            let open = shard.open_of_client(client_id).filter(|other| other.info().connection_id != *connection_id);
+            open.filter(|other| !other.has(signal::DETACHED))
+        };
+        if others().next().is_none() {
+            return false;
+        }
+        if others().all(|other| other.has(signal::PASSED_OVER)) {
+            others().for_each(|other| other.clear(signal::PASSED_OVER));
+        }
+        connection.set_passed_over();
+        true
+    }
+
+    /// Submits `MessageExpired` into `room`; what is answered is told its offset once it is committed.
+    pub fn mail_expired(
         &self,
         client_id: &ClientId,
         message_id: Box<str>,
         send_time: UnixNanos,
-    ) -> Result<oneshot::Receiver<Offset>, CommandError> {
-        let room = tokio::time::timeout(LOG_DEADLINE, self.log.budget().reserve(message_id.len())).await;
-        let room = room.map_err(|_| CommandError::LogUnavailable)?;
+        room: Slot,
+    ) -> oneshot::Receiver<Offset> {
         let connection = Arc::new(ConnectionInfo::absent(client_id.clone(), Arc::clone(&self.settings.node_id)));
         let kind = EventKind::MessageExpired { message_id, send_time };
         let _shard = self.lock_client(client_id.as_str());
@@ -163,6 +177,6 @@ impl Registry {
         let mut entry = Entry::new(event, room);
         let committed = entry.notify();
         self.log.submit(entry);
-        Ok(committed)
+        committed
     }
 }

@@ -222,12 +222,19 @@ impl Shard {
         all.filter(|connection| !connection.has(signal::SEALED))
     }
 
-    /// The connection of this node that a client id has had longest, of those that are committed and not ending; one without a socket only if
-    /// all are.
+    /// The connection of this node that a client id has had longest, of those that are committed and not ending; one that was passed over only
+    /// if all were, and one without a socket only if all are.
     fn oldest_open(&self, client_id: &ClientId) -> Option<&Arc<Connection>> {
+        self.open_of_client(client_id).min_by_key(|connection| {
+            let late = [signal::DETACHED, signal::PASSED_OVER].map(|signal| connection.has(signal));
+            (late, connection.info().generation())
+        })
+    }
+
+    /// The connections of this node that a client id has, of those that are committed and not ending.
+    fn open_of_client(&self, client_id: &ClientId) -> impl Iterator<Item = &Arc<Connection>> {
         let members = self.fold.of_client(client_id.as_str()).filter_map(|(_, member)| member.held.as_ref());
-        let open = members.map(|local| &local.connection).filter(|connection| !connection.has(signal::SEALED));
-        open.min_by_key(|connection| (connection.has(signal::DETACHED), connection.info().generation()))
+        members.map(|local| &local.connection).filter(|connection| !connection.has(signal::SEALED))
     }
 
     /// Every connection of this node, joining ones too.

@@ -213,6 +213,34 @@ async fn the_oldest_open_connection_stays_the_oldest_until_it_ends() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn one_that_is_passed_over_comes_after_the_others_until_all_have_had_their_turn() {
+    let (world, all) = world_of(3);
+    let at = |number: usize| all[number].connection();
+    let pass_over = |number: usize| world.registry.pass_over(at(number));
+    let oldest = || {
+        let oldest = world.registry.oldest_open(&alice_id()).map(|connection| connection.info().connection_id);
+        (0..3).find(|number| Some(at(*number).info().connection_id) == oldest)
+    };
+    for (number, next) in [(0, 1), (1, 2), (2, 0), (0, 1)] {
+        assert_eq!(oldest(), Some(number));
+        assert!(pass_over(number));
+        assert_eq!(oldest(), Some(next), "after {number}");
+    }
+    // Without a socket it is not sent to instead.
+    at(0).set_detached(true);
+    at(2).set_detached(true);
+    assert!(!pass_over(1));
+    assert_eq!(oldest(), Some(1));
+    at(0).set_detached(false);
+    assert!(pass_over(1));
+    assert_eq!(oldest(), Some(0));
+    at(2).set_detached(false);
+    all[0].end(CloseReason::Lost);
+    all[1].end(CloseReason::Lost);
+    assert!(!pass_over(2), "what has ended is no other");
+}
+
+#[tokio::test(start_paused = true)]
 async fn one_that_has_resumed_is_taken_over_by_nobody_from_that_moment_on() {
     let world = World::new(Duplicates::Reject);
     let one = world.join(ALICE).expect("joins");

@@ -126,8 +126,9 @@ impl Registry {
         only(self.open(target), if_generation)
     }
 
-    /// The connection that a client id has had longest, of those of this node that are not ending; one without a socket only if all
-    /// are. While it stays and keeps its socket, every call answers the same one, however many come and go beside it.
+    /// The connection that a client id has had longest, of those of this node that are not ending; one that was [passed over](Self::pass_over)
+    /// only if all were, and one without a socket only if all are. While it stays, keeps its socket and is not passed over, every call answers
+    /// the same one, however many come and go beside it.
     #[must_use]
     pub fn oldest_open(&self, client_id: &ClientId) -> Option<Arc<Connection>> {
         self.lock_client(client_id.as_str()).oldest_open(client_id).cloned()
