@@ -360,6 +360,8 @@ async fn space_that_is_never_set_aside_is_told_and_what_can_be_committed_is() {
     let journal = Journal::new(SMALL, Clock::default());
     let connection = journal.connect("a");
     let stop = CancellationToken::new();
+    // If this fails, the threads end all the same.
+    let _stopped = stop.clone().drop_guard();
     let running = tokio::spawn(Arc::clone(&journal.log).run(Arc::new(Nothing), stop.clone()));
     let (mut head, mut health) = (journal.log.watch_head(), journal.log.watch_health());
     let failures = journal.log.metrics.journal_failures.get();
