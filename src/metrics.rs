@@ -262,6 +262,8 @@ pub struct Reading {
     pub log_bytes: i64,
     /// Whether the log commits: 1, or 0 while it fails.
     pub log_healthy: i64,
+    /// Whether it commits, but is not kept up: 1, or 0 while it is.
+    pub log_ailing: i64,
     /// Age of the oldest event kept, in seconds.
     pub oldest_event_seconds: f64,
     /// Messages in all mailboxes.
@@ -294,7 +296,7 @@ metrics! {
     journal_syncs: Counter,
     /// How long such a sync takes, in seconds.
     journal_sync_seconds: Histogram,
-    /// Failures to write, to sync or to set space aside.
+    /// Failures to write, to sync, to set space aside or to keep the directory up.
     journal_failures: Counter,
     /// Connections ended, by cause.
     disconnects: CounterPer<Cause>,
@@ -337,6 +339,7 @@ struct ReadingGauges {
     log_events: Gauge,
     log_bytes: Gauge,
     log_healthy: Gauge,
+    log_ailing: Gauge,
     oldest_event: Gauge<f64, std::sync::atomic::AtomicU64>,
     subscribers: Gauge,
     subscriber_lag: Gauge,
@@ -379,7 +382,7 @@ impl Default for Metrics {
             journal_failures: counter(
                 r,
                 "journal_failures",
-                "Failures to write or sync the log's files, or to set space aside for them; each is tried again",
+                "Failures to write or sync the log's files, to set space aside for them, to write a checkpoint or to remove old ones; each is tried again",
             ),
             disconnects: CounterPer::register(r, "disconnects", "Connections ended, by cause", "cause", &causes),
             handshakes: CounterPer::register(
@@ -457,6 +460,7 @@ impl ReadingGauges {
             log_events: Gauge::default(),
             log_bytes: Gauge::default(),
             log_healthy: Gauge::default(),
+            log_ailing: Gauge::default(),
             oldest_event: Gauge::default(),
             subscribers: Gauge::default(),
             subscriber_lag: Gauge::default(),
@@ -489,6 +493,11 @@ impl ReadingGauges {
             "1 while the log commits, 0 while it cannot and newcomers are refused",
             gauges.log_healthy.clone(),
         );
+        registry.register(
+            "log_ailing",
+            "1 while the log commits, but a checkpoint, a spare segment or the removal of old files fails or hangs; /readyz says which",
+            gauges.log_ailing.clone(),
+        );
         registry.register("log_oldest_event_age_seconds", "Age of the oldest event kept", gauges.oldest_event.clone());
         registry.register("subscribers", "Open Subscribe streams", gauges.subscribers.clone());
         registry.register(
@@ -516,6 +525,7 @@ impl Metrics {
         g.log_events.set(reading.log_events);
         g.log_bytes.set(reading.log_bytes);
         g.log_healthy.set(reading.log_healthy);
+        g.log_ailing.set(reading.log_ailing);
         g.oldest_event.set(reading.oldest_event_seconds);
         g.subscribers.set(reading.subscribers);
         g.subscriber_lag.set(reading.subscriber_lag);

@@ -1,17 +1,22 @@
 //! A data directory: what is left after a kill, who may have it, and what is refused.
 
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
 use heartwire::pb;
 use heartwire::pb::DisconnectCause as Cause;
 use heartwire::pb::event::Kind;
 use heartwire::pb::subscribe_request::Start;
 use tempfile::TempDir;
+use tokio::process::Command;
 
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::harness::http::Request;
-use crate::harness::process::run;
+use crate::harness::process::{BINARY, command_of, run, run_by};
 use crate::harness::{Events, Process, SOON, eventually};
 
 async fn start(directory: &TempDir) -> Process {
@@ -193,6 +198,82 @@ async fn what_cannot_be_a_data_directory_is_a_mistake_in_the_configuration() {
     // Root may write anywhere, but not here.
     let (code, _, err) = run(&anywhere("log.data_dir=/proc/heartwire")).await;
     assert!(code == Some(2) && err.contains("log.data_dir") && err.contains("/proc/heartwire"), "{code:?} {err}");
+}
+
+/// Begins a command whose program and arguments are to follow, with a directory that is mounted read-only for it alone. None, and why, where this
+/// machine cannot: permission bits would be no test, since root writes all the same.
+async fn read_only(directory: &Path) -> Result<impl Fn() -> Command, String> {
+    const MOUNT: &str = r#"mount --bind "$1" "$1" && mount -o remount,bind,ro "$1" && shift && exec "$@""#;
+    let mut why = Vec::new();
+    // As root, or as root of a user namespace.
+    for namespaces in ["-m", "-rm"] {
+        let mounted = directory.to_owned();
+        let begin = move || {
+            let mut command = command_of("unshare");
+            command.args([namespaces, "sh", "-c", MOUNT, "sh"]).arg(&mounted);
+            command
+        };
+        let mut probe = begin();
+        match probe.args(["sh", "-c", r#"! touch "$0/probe""#]).arg(directory).output().await {
+            Ok(output) if output.status.success() => return Ok(begin),
+            Ok(output) => why.push(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+            Err(error) => why.push(error.to_string()),
+        }
+    }
+    Err(why.join("; "))
+}
+
+/// Every file and directory, with what it holds and when it was changed.
+fn contents(directory: &Path) -> Vec<(PathBuf, SystemTime, Vec<u8>)> {
+    let (mut all, mut left) = (Vec::new(), vec![directory.to_owned()]);
+    while let Some(path) = left.pop() {
+        let metadata = std::fs::metadata(&path).expect("there");
+        let mut bytes = Vec::new();
+        if metadata.is_dir() {
+            left.extend(std::fs::read_dir(&path).expect("read").map(|entry| entry.expect("an entry").path()));
+        } else {
+            bytes = std::fs::read(&path).expect("read");
+        }
+        all.push((path, metadata.modified().expect("a time"), bytes));
+    }
+    all.sort();
+    all
+}
+
+#[tokio::test]
+async fn a_data_directory_on_a_read_only_mount_is_refused_by_its_name_and_nothing_is_written() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let begin = match read_only(directory.path()).await {
+        Ok(begin) => begin,
+        Err(why) => {
+            // Not by a macro, whose output a test that passes keeps to itself; a line that CI shows.
+            let skipped =
+                "::warning title=test skipped::a read-only data directory is NOT tested, nothing can be mounted";
+            writeln!(std::io::stderr(), "{skipped}: {why}").expect("written");
+            return;
+        }
+    };
+    // One of a run before, one that is empty, and one that would have to be made.
+    let process = start(&directory).await;
+    drop(process.connect("a").await);
+    kill(process).await;
+    std::fs::create_dir(directory.path().join("empty")).expect("made");
+    let before = contents(directory.path());
+    for name in ["data", "empty", "new"] {
+        let path = directory.path().join(name).display().to_string();
+        let setting = format!("log.data_dir={path}");
+        let mut command = begin();
+        command.arg(BINARY).args(anywhere(&setting));
+        let (code, out, err) = run_by(command).await;
+        assert_eq!(code, Some(2), "{name}: {err}");
+        assert!(err.contains("log.data_dir") && err.contains(&path) && err.contains("Read-only file system"), "{err}");
+        assert_eq!((out.as_str(), err.trim_end().lines().count()), ("", 1), "{name}: {err}");
+    }
+    assert!(contents(directory.path()) == before, "something was written");
+    // It is as good as before.
+    let process = start(&directory).await;
+    let all = until_head(&process, process.events_from(Start::Beginning(Default::default())).await).await;
+    assert!(matches!(all[0].kind, Some(Kind::Connected(_))));
 }
 
 /// The kernel refuses what goes beyond so many bytes of a file, as it would on a full disk.

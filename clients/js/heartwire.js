@@ -10,6 +10,7 @@ const STEADY_MS = 10_000; // A socket that lived for so long after its hello was
 const MOST_BUFFERED = 1 << 20; // Bytes that may wait in the socket before no more messages are given to it.
 const BUDGET_MS = 1_000; // How much of its rate may reach the server at once; it takes twice as much.
 const DEFAULT_RATES = [100, 256 * 1_024]; // Messages and bytes a second, of a server that does not say.
+const STRAY_HELLO_MS = 20_000; // So long after it was sent a hello may begin a session: the server waits 10 s for it, and 5 s for its log.
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 const LOST = [1005, 1006, 1015]; // Not sent by anybody: the socket ended without a Close.
 const REPLACED = 4409;
@@ -62,11 +63,13 @@ export class HeartwireClient {
   #attempt = 0; // Of connecting, since it last went well.
   #resumes = 0; // How many resumes of this session were sent; each carries its number.
   #strays = 0; // How many of them may still reach the server, on a socket that ended unanswered.
+  #strayHellos = []; // When the hellos were sent that may still reach the server, on sockets that ended unanswered.
   #resuming = false; // Whether a resume was sent on this socket.
   #lostAt = null; // When the session lost its socket.
   #doubted = null; // A final Close that may not be the session's end; what a resume finds decides.
   #pardoned = false; // Whether a final Close without a word of the server was passed over since all was last well.
   #greeted = false; // Whether our hello or resume was sent on this socket.
+  #greetedAt = 0; // When.
   #spokenAt = null; // When the server's hello came on this socket.
   #lastWord = null; // The server's bye or error on this socket.
   #heard = false; // Whether anything has come since the last heartbeat.
@@ -219,11 +222,15 @@ export class HeartwireClient {
     }
     this.#socket = socket;
     socket.binaryType = "arraybuffer";
-    socket.onopen = () => this.#greet();
-    socket.onmessage = ({ data }) => this.#take(data);
+    // Whatever a socket that was given up says yet is not about the present one.
+    const present = (run) => (event) => {
+      if (this.#socket === socket) run(event);
+    };
+    socket.onopen = present(() => this.#greet());
+    socket.onmessage = present(({ data }) => this.#take(data));
     // A close follows.
     socket.onerror = () => {};
-    socket.onclose = ({ code, reason }) => this.#closed(code, reason);
+    socket.onclose = present(({ code, reason }) => this.#closed(code, reason));
     this.#after("hello", CONNECT_TIMEOUT_MS, () => this.#lose("no hello in time"));
   }
 
@@ -234,7 +241,10 @@ export class HeartwireClient {
   }
 
   #greet() {
+    // Once on a socket: the server takes a second for a violation.
+    if (this.#greeted) return;
     this.#greeted = true;
+    this.#greetedAt = this.#now();
     if (this.#session) {
       this.#resuming = true;
       this.#resumes += 1;
@@ -283,7 +293,10 @@ export class HeartwireClient {
       this.#pardoned = false;
     }
     this.#lostAt ??= now;
-    if (this.#resuming && !spoken && !said && code < 4000) this.#strays += 1;
+    if (this.#greeted && !spoken && !said && code < 4000) {
+      if (this.#resuming) this.#strays += 1;
+      else this.#strayHellos.push(this.#greetedAt);
+    }
     let what = reconnectAfter(code);
     if (what === "no" && this.#session && this.#mayPass(code, said)) {
       this.#doubted = { code, reason };
@@ -295,6 +308,10 @@ export class HeartwireClient {
       // It was meant. To begin anew would take the id from whoever has it now.
       if (what !== "no") ({ code, reason } = this.#doubted);
       what = "no";
+    }
+    if (what === "no" && code === REPLACED && this.#replacedItself(now)) {
+      this.#doubted = null;
+      what = "yes";
     }
     if (what === "no") {
       this.#end(code, reason);
@@ -321,6 +338,12 @@ export class HeartwireClient {
     if (said || code >= 4000 || this.#pardoned) return false;
     this.#pardoned = true;
     return true;
+  }
+
+  /** Whether a hello of our own that came late may have replaced the session, which is over then; each does so once at most. */
+  #replacedItself(now) {
+    this.#strayHellos = this.#strayHellos.filter((sentAt) => now - sentAt < STRAY_HELLO_MS);
+    return this.#strayHellos.shift() !== undefined;
   }
 
   #end(code, reason) {
@@ -350,6 +373,8 @@ export class HeartwireClient {
       this.#lose("the server has not said hello");
       return;
     }
+    // Nothing that a socket says after its hello begins anything: a second one is none of ours, and would forget what is acknowledged.
+    if (envelope.type === "hello" && this.#spokenAt !== null) return;
     if (Number.isInteger(envelope.received) && envelope.type !== "hello") this.#acknowledged(envelope.received);
     switch (envelope.type) {
       case "hello":

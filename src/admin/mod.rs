@@ -72,6 +72,8 @@ async fn readyz(State(state): State<AdminState>) -> Response {
     match *state.readiness.borrow() {
         Readiness::Ready => match &*state.log.borrow() {
             LogHealth::Committing => plain(StatusCode::OK, "ready\n"),
+            // Ready all the same: whoever looks here learns of it before it fails.
+            LogHealth::Ailing(why) => plain(StatusCode::OK, format!("ready\nthe log is ailing: {why}\n")),
             LogHealth::Failing(why) => plain(StatusCode::SERVICE_UNAVAILABLE, format!("the log is failing: {why}\n")),
         },
         Readiness::Starting => plain(StatusCode::SERVICE_UNAVAILABLE, "starting\n"),

@@ -26,6 +26,7 @@ impl Server {
             alive: 3,
             suspect: 1,
             log_healthy: 1,
+            log_ailing: 1,
             oldest_event_seconds: 12.5,
             outbox_frames: 7,
             outbox_bytes: 70,
@@ -121,6 +122,15 @@ async fn while_the_log_fails_the_node_is_alive_and_not_ready() {
     assert_eq!(server.get("/livez").await.status, 200);
     server.health.send_replace(LogHealth::Committing);
     assert_eq!(server.get("/readyz").await.status, 200);
+}
+
+#[tokio::test]
+async fn while_the_log_ails_the_node_is_ready_and_says_what_is_wrong() {
+    let server = Server::start().await;
+    server.readiness.send_replace(Readiness::Ready);
+    server.health.send_replace(LogHealth::Ailing("no checkpoint".into()));
+    let answer = server.get("/readyz").await;
+    assert_eq!((answer.status, answer.body.as_str()), (200, "ready\nthe log is ailing: no checkpoint\n"));
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Which streams use which consumer, in memory: the newest owns it, and who owned it before is told.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
@@ -21,6 +22,8 @@ pub enum Ended {
 #[derive(Debug, Default)]
 pub(super) struct Attached {
     uses: Mutex<HashMap<ConsumerName, Uses>>,
+    /// The number of the next use. None is used twice: a write of one that has gone may still be under way.
+    next: AtomicU64,
 }
 
 /// Who uses one consumer; there as long as anybody does.
@@ -28,18 +31,18 @@ pub(super) struct Attached {
 struct Uses {
     /// In the order of their numbers.
     uses: Vec<Use>,
-    /// The number of the next one.
-    next: u64,
     /// The newest that owns it or has owned it: an older one that begins later does not take it back.
     owner: Option<u64>,
 }
 
 #[derive(Debug)]
 struct Use {
-    /// Tells the uses of one consumer apart.
+    /// Tells the uses apart.
     number: u64,
     /// Whether the stream has begun; before that it has ended no other.
     owns: bool,
+    /// Whether its position was looked up, so that it begins unless something else is in its way.
+    opened: bool,
     sent: Sent,
     ended: watch::Sender<Option<Ended>>,
 }
@@ -75,9 +78,9 @@ impl Attached {
         let (sender, ended) = watch::channel(None);
         let mut uses = self.uses();
         let uses = uses.entry(name.clone()).or_default();
-        let number = uses.next;
-        uses.next += 1;
-        uses.uses.push(Use { number, owns: false, sent: Sent::Whatever, ended: sender });
+        // Within the lock, so that they are in the order of their numbers.
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        uses.uses.push(Use { number, owns: false, opened: false, sent: Sent::Whatever, ended: sender });
         Attachment { attached: Arc::clone(self), name: name.clone(), number, ended }
     }
 
@@ -86,6 +89,23 @@ impl Attached {
         for one in self.uses().get(name).into_iter().flat_map(|uses| &uses.uses) {
             end(one, Ended::Deleted);
         }
+    }
+
+    /// The position of a use was looked up: what an older one wants kept comes too late from here on, unless this one ends without having begun.
+    pub(super) fn opened(&self, name: &ConsumerName, number: u64) {
+        let mut all = self.uses();
+        let own = all.get_mut(name).and_then(|uses| uses.uses.iter_mut().find(|one| one.number == number));
+        if let Some(own) = own {
+            own.opened = true;
+        }
+    }
+
+    /// Whether a newer use has the consumer, has had it, or has looked its position up and is about to have it.
+    pub(super) fn is_superseded(&self, name: &ConsumerName, number: u64) -> bool {
+        self.uses().get(name).is_some_and(|uses| {
+            let begun = uses.owner.is_some_and(|owner| owner > number);
+            begun || uses.uses.iter().any(|one| one.number > number && one.opened)
+        })
     }
 
     /// A consumer is reset for the stream of a use, which begins here, or with a snapshot.
@@ -149,7 +169,12 @@ impl Attachment {
         }
     }
 
-    /// Which of the uses of its consumer it is.
+    /// The consumer that is used.
+    pub(super) fn name(&self) -> &ConsumerName {
+        &self.name
+    }
+
+    /// Which use it is.
     pub(super) fn number(&self) -> u64 {
         self.number
     }

@@ -40,6 +40,8 @@ pub enum Opened {
     Fresh,
     /// Nowhere: there are [`MAX_CONSUMERS`] already.
     TooMany,
+    /// Nowhere: a newer stream has the position meanwhile, which stays as it is.
+    TakenOver,
 }
 
 /// What a stream that begins makes of what is kept (None: there is no such consumer). The first answer is to be kept from now on; None for no change.

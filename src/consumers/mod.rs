@@ -73,26 +73,27 @@ impl Consumers {
         self.attached.enter(name)
     }
 
-    /// Where a stream begins; what is kept from now on is synced when this answers. `reset`: not at the kept position, for the stream of this use.
+    /// Where the stream of a use begins; what is kept from now on is synced when this answers. `reset`: not at the kept position.
     ///
     /// # Errors
     /// [`StoreError`]; then it may or may not be kept.
-    pub async fn open(
-        &self,
-        name: &ConsumerName,
-        fresh: Fresh,
-        reset: Option<&Attachment>,
-    ) -> Result<Opened, StoreError> {
-        let (name, now) = (name.clone(), self.clock.wall_nanos());
-        let (attached, reset) = (Arc::clone(&self.attached), reset.map(Attachment::number));
+    pub async fn open(&self, attachment: &Attachment, fresh: Fresh, reset: bool) -> Result<Opened, StoreError> {
+        let (name, number) = (attachment.name().clone(), attachment.number());
+        let (attached, now) = (Arc::clone(&self.attached), self.clock.wall_nanos());
         let write = self.store.write(move |transaction| {
             table::change(transaction, &name, |kept, consumers| {
-                let (keep, opened) = kept::open(kept, consumers, fresh, reset.is_some(), now);
-                if let (Some(number), Some(keep)) = (reset, &keep) {
-                    // In the transaction, so that no acknowledgement comes between.
+                let (keep, opened) = kept::open(kept, consumers, fresh, reset, now);
+                let Some(keep) = keep else { return (Change::Nothing, opened) };
+                // A position that is only looked up is nobody's loss: its stream is told as soon as it begins.
+                if opened == Opened::Fresh && attached.is_superseded(&name, number) {
+                    return (Change::Nothing, Opened::TakenOver);
+                }
+                // All of it in the transaction, so that neither an acknowledgement nor an older stream comes between.
+                attached.opened(&name, number);
+                if reset {
                     attached.reset(&name, number, keep.position.map(|position| position.offset));
                 }
-                (keep.map_or(Change::Nothing, Change::Put), opened)
+                (Change::Put(keep), opened)
             })
         });
         write.await

@@ -39,7 +39,7 @@ async fn what_was_acknowledged_is_kept_when_the_file_is_opened_again() {
     let consumers = Consumers::new(Store::open(&path).expect("opened"), Clock::default());
     for new in ["began", "acknowledged", "snapshot", "deleted"] {
         let fresh = if new == "snapshot" { Fresh::Snapshot } else { Fresh::At(at(5)) };
-        assert_eq!(consumers.open(&name(new), fresh, None).await, Ok(Opened::Fresh));
+        assert_eq!(consumers.open(&consumers.enter(&name(new)), fresh, false).await, Ok(Opened::Fresh));
     }
     assert_eq!(consumers.acknowledge(&name("acknowledged"), at(9)).await, Ok(Acknowledged::Kept(at(9))));
     assert_eq!(consumers.delete(&name("deleted")).await, Ok(true));
@@ -53,7 +53,7 @@ async fn what_was_acknowledged_is_kept_when_the_file_is_opened_again() {
     };
     let consumers = Consumers::new(store, Clock::default());
     assert_eq!(names(&consumers).await, ["acknowledged", "began", "snapshot"]);
-    let opened = async |of| consumers.open(&name(of), Fresh::Nowhere, None).await.expect("opened");
+    let opened = async |of| consumers.open(&consumers.enter(&name(of)), Fresh::Nowhere, false).await.expect("opened");
     assert_eq!(opened("began").await, Opened::Kept(at(5)));
     assert_eq!(opened("acknowledged").await, Opened::Kept(at(9)));
     assert_eq!(opened("snapshot").await, Opened::Fresh);
@@ -64,7 +64,7 @@ async fn what_was_acknowledged_is_kept_when_the_file_is_opened_again() {
 #[tokio::test]
 async fn many_acknowledgements_at_once_leave_the_greatest() {
     let consumers = in_memory();
-    consumers.open(&name("a"), Fresh::At(at(0)), None).await.expect("opened");
+    consumers.open(&consumers.enter(&name("a")), Fresh::At(at(0)), false).await.expect("opened");
     let a = name("a");
     let all = (1..=1_000).rev().map(|offset| consumers.acknowledge(&a, at(offset)));
     for kept in futures_util::future::join_all(all).await {
@@ -77,7 +77,9 @@ async fn a_thousand_are_kept_and_one_more_is_refused_until_one_is_deleted() {
     let consumers = in_memory();
     let open = |i: usize| {
         let consumers = consumers.clone();
-        async move { consumers.open(&name(&format!("c{i:04}")), Fresh::Snapshot, None).await.expect("opened") }
+        async move {
+            consumers.open(&consumers.enter(&name(&format!("c{i:04}"))), Fresh::Snapshot, false).await.expect("opened")
+        }
     };
     let opened = futures_util::future::join_all((0..MAX_CONSUMERS).map(open)).await;
     assert!(opened.iter().all(|opened| *opened == Opened::Fresh));
@@ -93,7 +95,7 @@ async fn a_thousand_are_kept_and_one_more_is_refused_until_one_is_deleted() {
 async fn pages_go_on_after_a_name_that_may_be_gone() {
     let consumers = in_memory();
     for one in ["a", "b", "c", "d"] {
-        consumers.open(&name(one), Fresh::Snapshot, None).await.expect("opened");
+        consumers.open(&consumers.enter(&name(one)), Fresh::Snapshot, false).await.expect("opened");
     }
     let after = async |name: &str| {
         let page = consumers.list(name.to_owned(), 2).await.expect("listed");
@@ -109,7 +111,7 @@ async fn only_the_unused_are_forgotten_and_a_stream_is_a_use() {
     let (clock, seconds) = clock();
     let consumers = Consumers::new(Store::in_memory().expect("a store"), clock);
     for new in ["unused", "acknowledged", "streaming", "entering"] {
-        consumers.open(&name(new), Fresh::At(at(5)), None).await.expect("opened");
+        consumers.open(&consumers.enter(&name(new)), Fresh::At(at(5)), false).await.expect("opened");
     }
     let (streaming, entering) = (consumers.enter(&name("streaming")), consumers.enter(&name("entering")));
     streaming.take_over();
@@ -126,7 +128,10 @@ async fn only_the_unused_are_forgotten_and_a_stream_is_a_use() {
     drop((streaming, entering));
     seconds.fetch_add(30 * DAY, Ordering::Relaxed);
     assert_eq!(consumers.sweep().await, Ok(0), "used until it was last looked at");
-    assert_eq!(consumers.open(&name("streaming"), Fresh::Nowhere, None).await, Ok(Opened::Kept(at(5))));
+    assert_eq!(
+        consumers.open(&consumers.enter(&name("streaming")), Fresh::Nowhere, false).await,
+        Ok(Opened::Kept(at(5)))
+    );
     seconds.fetch_add(1, Ordering::Relaxed);
     assert_eq!(consumers.sweep().await, Ok(1));
     assert_eq!(names(&consumers).await, ["streaming"]);
@@ -139,7 +144,9 @@ async fn only_the_unused_are_forgotten_and_a_stream_is_a_use() {
 async fn sweeps_are_run_at_the_start_and_from_time_to_time() {
     let (clock, seconds) = clock();
     let consumers = Consumers::new(Store::in_memory().expect("a store"), clock);
-    let add = async |of| assert_eq!(consumers.open(&name(of), Fresh::Snapshot, None).await, Ok(Opened::Fresh));
+    let add = async |of| {
+        assert_eq!(consumers.open(&consumers.enter(&name(of)), Fresh::Snapshot, false).await, Ok(Opened::Fresh))
+    };
     let left = async |count| {
         let counted = async {
             while names(&consumers).await.len() != count {
@@ -174,7 +181,85 @@ async fn a_row_that_cannot_be_read_is_of_another_epoch() {
     });
     put.await.expect("written");
     let consumers = Consumers::new(store, Clock::default());
-    let opened = consumers.open(&name("a"), Fresh::At(at(5)), None).await.expect("opened");
+    let opened = consumers.open(&consumers.enter(&name("a")), Fresh::At(at(5)), false).await.expect("opened");
     assert!(matches!(opened, Opened::Kept(position) if position.epoch != at(5).epoch), "{opened:?}");
     assert_eq!(consumers.acknowledge(&name("a"), at(5)).await, Ok(Acknowledged::Kept(at(5))));
+}
+
+#[tokio::test]
+async fn one_that_a_newer_stream_has_taken_over_changes_no_position_any_more() {
+    // The newer one may have begun already, and may have gone again.
+    for stage in ["looked up", "begun", "gone"] {
+        let consumers = in_memory();
+        let open =
+            async |stream: &Attachment, fresh, reset| consumers.open(stream, fresh, reset).await.expect("opened");
+        let enter = || consumers.enter(&name("a"));
+        assert_eq!(open(&enter(), Fresh::At(at(5)), false).await, Opened::Fresh);
+        let (older, newer) = (enter(), enter());
+        assert_eq!(open(&newer, Fresh::Nowhere, false).await, Opened::Kept(at(5)));
+        if stage != "looked up" {
+            newer.take_over();
+        }
+        let newer = (stage != "gone").then_some(newer);
+        for fresh in [Fresh::At(at(9)), Fresh::Snapshot] {
+            assert_eq!(open(&older, fresh, true).await, Opened::TakenOver, "{stage}");
+        }
+        assert_eq!(open(&older, Fresh::Nowhere, false).await, Opened::Kept(at(5)), "{stage}");
+        // What the newer one was sent may be acknowledged: nothing was reset.
+        assert_eq!(consumers.acknowledge(&name("a"), at(8)).await, Ok(Acknowledged::Kept(at(8))));
+        drop(newer);
+    }
+}
+
+#[tokio::test]
+async fn a_newer_stream_that_cannot_begin_does_not_keep_an_older_one_from_a_reset() {
+    let consumers = in_memory();
+    let [older, newer] = std::array::from_fn(|_| consumers.enter(&name("a")));
+    assert_eq!(consumers.open(&newer, Fresh::At(at(5)), false).await, Ok(Opened::Fresh));
+    drop(newer);
+    assert_eq!(consumers.open(&older, Fresh::At(at(9)), true).await, Ok(Opened::Fresh));
+    older.take_over();
+    assert_eq!(consumers.acknowledge(&name("a"), at(10)).await, Ok(Acknowledged::NotSent), "it was reset");
+}
+
+#[tokio::test]
+async fn the_snapshot_of_a_newer_stream_is_not_made_a_place_by_an_older_one() {
+    let consumers = in_memory();
+    let [older, newer] = std::array::from_fn(|_| consumers.enter(&name("a")));
+    assert_eq!(consumers.open(&newer, Fresh::Snapshot, false).await, Ok(Opened::Fresh));
+    newer.take_over();
+    assert_eq!(consumers.open(&older, Fresh::At(at(9)), false).await, Ok(Opened::TakenOver));
+    drop((older, newer));
+    assert_eq!(consumers.open(&consumers.enter(&name("a")), Fresh::Nowhere, false).await, Ok(Opened::Fresh));
+}
+
+#[tokio::test]
+async fn a_reset_of_a_caller_that_has_left_holds_up_nobody_who_comes_later() {
+    let consumers = in_memory();
+    consumers.open(&consumers.enter(&name("a")), Fresh::At(at(5)), false).await.expect("opened");
+    // What comes after waits for this.
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let mut holding = Box::pin(consumers.store.write(move |_| {
+        assert!(wait.recv().is_err(), "only ever let go of");
+        Ok(())
+    }));
+    assert!(futures_util::poll!(&mut holding).is_pending());
+    let mut leaving = Box::pin(async {
+        let stream = consumers.enter(&name("a"));
+        consumers.open(&stream, Fresh::At(at(7)), true).await
+    });
+    assert!(futures_util::poll!(&mut leaving).is_pending());
+    // Its write is on its way.
+    let leave = move || drop(leaving);
+    leave();
+    let next = consumers.enter(&name("a"));
+    drop(go);
+    assert_eq!(holding.await, Ok(()));
+    assert_eq!(consumers.open(&next, Fresh::Nowhere, false).await, Ok(Opened::Kept(at(7))));
+    next.take_over();
+    assert_eq!(
+        consumers.acknowledge(&name("a"), at(9)).await,
+        Ok(Acknowledged::Kept(at(9))),
+        "it was not reset itself"
+    );
 }

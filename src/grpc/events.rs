@@ -11,7 +11,7 @@ use super::error::{Error, Items, Reply, reply};
 use super::filter::Filter;
 use super::snapshot::Snapshot;
 use super::subscription::{Start, Subscription};
-use crate::consumers::{Attachment, ConsumerName, Fresh, MAX_CONSUMERS, Opened};
+use crate::consumers::{Attachment, Fresh, MAX_CONSUMERS, Opened};
 use crate::log::resume_from;
 use crate::pb;
 use crate::pb::event_service_server::EventService;
@@ -36,7 +36,7 @@ impl Events {
             None => (self.asked(&asked)?.start(shared).await?, None),
             Some(name) => {
                 let attachment = shared.consumers.enter(&name);
-                let start = self.open(&name, &asked, request.reset_consumer.then_some(&attachment)).await?;
+                let start = self.open(&attachment, &asked, request.reset_consumer).await?;
                 attachment.take_over();
                 (start, Some(attachment))
             }
@@ -45,7 +45,7 @@ impl Events {
     }
 
     /// Where a stream of a consumer begins, which is kept by the time this answers.
-    async fn open(&self, name: &ConsumerName, asked: &Asked, reset: Option<&Attachment>) -> Result<Start, Error> {
+    pub(super) async fn open(&self, attachment: &Attachment, asked: &Asked, reset: bool) -> Result<Start, Error> {
         let shared = &self.0;
         let place = self.asked(asked);
         let fresh = match &place {
@@ -56,8 +56,9 @@ impl Events {
             // It does not matter what is wrong with a start that does not serve.
             Err(_) => Fresh::Nowhere,
         };
-        match shared.consumers.open(name, fresh, reset).await? {
+        match shared.consumers.open(attachment, fresh, reset).await? {
             Opened::Fresh => place?.start(shared).await,
+            Opened::TakenOver => Err(Error::ConsumerTakenOver),
             Opened::TooMany => Err(Error::ConsumersLimit(MAX_CONSUMERS)),
             Opened::Kept(position) => {
                 let offset = resume_from(&**shared.registry.log(), position);

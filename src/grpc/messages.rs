@@ -32,6 +32,8 @@ pub(super) struct Order {
     message: Message,
     /// How long to wait for the receipt; none if none is wanted.
     receipt: Option<Duration>,
+    /// The caller's.
+    deadline: Option<Instant>,
     pub(super) min_cursor: String,
 }
 
@@ -88,7 +90,7 @@ impl Order {
             let message_id = message_id.as_deref().unwrap_or_default().into();
             let receipt = (until > mailbox::Stage::Stored).then(|| timeout.unwrap_or(RECEIPT_DEFAULT));
             let mail = Mail { client_id, payload, message_id, ttl, until };
-            return Ok(Self { message: Message::Kept(mail), receipt, min_cursor: request.min_cursor });
+            return Ok(Self { message: Message::Kept(mail), receipt, deadline, min_cursor: request.min_cursor });
         }
         let (written, acked) = match asked {
             pb::Stage::Unspecified | pb::Stage::Accepted => (false, false),
@@ -97,12 +99,10 @@ impl Order {
             pb::Stage::Stored => return Err(Error::field("receipt", "only a message with a ttl is stored")),
         };
         let receipt = written.then(|| timeout.unwrap_or(RECEIPT_DEFAULT));
-        // Only who still waits at the deadline can be told that the frame was dropped at it; who was answered before, with the stage reached, was
-        // told that it stays in the outbox.
-        let deadline = deadline.filter(|deadline| receipt.is_some_and(|receipt| *deadline <= Instant::now() + receipt));
         let (id, caller) = (message_id, Caller::ANYONE);
-        let outgoing = Outgoing { target, payload, written, acked, id, caller, deadline, if_generation };
-        Ok(Self { message: Message::Now(outgoing), receipt, min_cursor: request.min_cursor })
+        // The deadline that it is to have is known when it begins.
+        let outgoing = Outgoing { target, payload, written, acked, id, caller, deadline: None, if_generation };
+        Ok(Self { message: Message::Now(outgoing), receipt, deadline, min_cursor: request.min_cursor })
     }
 
     /// How long its outcome is to be waited for. Without a receipt there is only a repeat to wait for that another call is about to send.
@@ -118,7 +118,14 @@ impl Order {
     /// Puts it in the outboxes, or on its way into the store.
     pub(super) fn begin(self, shared: &Shared) -> Result<Begun, Error> {
         match self.message {
-            Message::Now(outgoing) => Ok(Begun::Accepted(shared.dispatch.accept(&outgoing)?)),
+            Message::Now(mut outgoing) => {
+                // Only who still waits at the deadline can be told that the frame was dropped at it; who was answered before, with the stage
+                // reached, was told that it stays in the outbox. The wait for the receipt begins here, after the one for `min_cursor`.
+                let waits_until = self.receipt.map(|receipt| Instant::now() + receipt);
+                outgoing.deadline =
+                    self.deadline.filter(|deadline| waits_until.is_some_and(|until| *deadline <= until));
+                Ok(Begun::Accepted(shared.dispatch.accept(&outgoing)?))
+            }
             Message::Kept(mail) => Ok(Begun::Posting(shared.mailboxes.post(mail)?)),
         }
     }

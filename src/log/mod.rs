@@ -73,6 +73,9 @@ pub enum LogHealth {
     /// It does.
     #[default]
     Committing,
+    /// It does, but what it must do beside that fails or is not done in time, and it says what, for people: left so, it will fail. Newcomers are
+    /// let in.
+    Ailing(Arc<str>),
     /// It cannot, and says why, for people. What is submitted waits in its reserved room; it recovers by itself.
     Failing(Arc<str>),
 }
@@ -81,7 +84,7 @@ impl LogHealth {
     /// Whether newcomers can expect to be committed.
     #[must_use]
     pub const fn is_committing(&self) -> bool {
-        matches!(self, Self::Committing)
+        !matches!(self, Self::Failing(_))
     }
 }
 

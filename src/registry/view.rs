@@ -8,6 +8,7 @@ use crate::event::{ConnectionInfo, Generation, Liveness, Stats};
 use crate::heartbeat::Cadence;
 use crate::ids::{ClientId, ConnectionId};
 use crate::labels::Labels;
+use crate::log::LogHealth;
 use crate::metrics::Reading;
 use crate::position::Offset;
 
@@ -208,7 +209,9 @@ impl Registry {
         }
         let bounds = self.log.bounds();
         reading.log_events = bounds.records as i64;
-        reading.log_healthy = i64::from(self.log.watch_health().borrow().is_committing());
+        let health = self.log.watch_health().borrow().clone();
+        reading.log_healthy = i64::from(health.is_committing());
+        reading.log_ailing = i64::from(matches!(health, LogHealth::Ailing(_)));
         reading.log_bytes = bounds.bytes as i64;
         reading.oldest_event_seconds =
             bounds.oldest_time.map_or(0.0, |time| (self.clock.wall_nanos() - time).max(0) as f64 / 1e9);

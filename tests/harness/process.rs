@@ -25,9 +25,17 @@ impl std::ops::Deref for Process {
     }
 }
 
+/// The binary.
+pub const BINARY: &str = env!("CARGO_BIN_EXE_heartwire");
+
 /// The binary under test, with no configuration from the environment of whoever runs the tests.
 pub fn command() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_heartwire"));
+    command_of(BINARY)
+}
+
+/// The same of a program that runs the binary ([`BINARY`]).
+pub fn command_of(program: &str) -> Command {
+    let mut command = Command::new(program);
     for (name, _) in std::env::vars_os() {
         if name.to_string_lossy().starts_with("HEARTWIRE_") {
             command.env_remove(name);

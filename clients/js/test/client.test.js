@@ -1,7 +1,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { HeartwireClient, backoff, reconnectAfter } from "../heartwire.js";
-import { BrowserSocket, eventually, startClient, startNetwork, startNode } from "./world.js";
+import { BrowserSocket, eventually, startClient, startNetwork, startNode, strandable } from "./world.js";
 
 /** A node, a network and a client, taken down when the test is over. */
 async function world(context, settings, options) {
@@ -82,6 +82,73 @@ test("a socket that cannot be cut, as in browsers, is given up for another as we
   network.cut();
   await eventually("it resumes again", () => client.count("resumed") === 2);
   assert.equal(client.count("newsession"), 0);
+});
+
+test("a socket that is given up while it is well leaves its session to be resumed, and without a window ends it", async (context) => {
+  for (const window of ["30s", "0s"]) {
+    const { control, WebSocket } = strandable();
+    const settings = { "heartbeat.interval": "400ms", "heartbeat.timeout": "20s", "ws.resume_window": window };
+    const { node, client } = await world(context, settings, { WebSocket });
+    const kept = window !== "0s";
+    control.deaf = true;
+    // Its Close arrives: without it nobody would learn of the loss so soon.
+    await eventually("the server knows", () => node.backend.told().includes(kept ? "suspected" : "disconnected"));
+    control.deaf = false;
+    await eventually("it goes on", () => client.count(kept ? "resumed" : "newsession") > 0);
+    if (kept) {
+      assert.ok(!node.backend.told().includes("disconnected"));
+      await eventually("that is told", () => node.backend.told().includes("recovered"));
+    } else {
+      assert.equal(node.backend.seen.find(({ kind }) => kind === "disconnected").disconnected.closeCode, 4499);
+    }
+    client.close();
+  }
+});
+
+test("a resume that comes late, after a later one, does no harm", async (context) => {
+  const { control, WebSocket } = strandable();
+  const { node, network, client } = await world(context, {}, { WebSocket });
+  control.strand = true;
+  network.cut();
+  await eventually("the later one resumes", () => client.count("resumed") === 1);
+  control.arrive?.();
+  await eventually("the late one is turned away", () => control.ended !== null);
+  assert.equal(control.ended, 4409);
+  client.send("all is well");
+  await eventually("it is heard", () => node.backend.said().length === 1);
+  assert.deepEqual([client.state, client.count("resumed"), client.count("newsession")], ["open", 1, 0]);
+  assert.ok(!node.backend.told().includes("disconnected"));
+});
+
+test("a hello that comes late, after a later one, costs a session and not the client", async (context) => {
+  const node = await startNode();
+  const { control, WebSocket } = strandable();
+  control.strand = true;
+  const client = startClient(node.ws, { WebSocket });
+  context.after(async () => {
+    client.close();
+    await node.stop("SIGKILL");
+  });
+  await eventually("the later one is answered", () => client.state === "open");
+  control.arrive();
+  await eventually("it has a session again", () => client.count("newsession") === 1);
+  await eventually("the late one is replaced in turn", () => control.ended === 4409);
+  client.send("all is well");
+  await eventually("it is heard", () => node.backend.said().length === 1);
+  assert.ok(client.told.every(([type, detail]) => type !== "close" || !detail.final));
+  const kinds = node.backend.seen.map(({ kind }) => kind).filter((kind) => kind !== "messageReceived");
+  assert.deepEqual(kinds, ["connected", "disconnected", "connected", "disconnected", "connected"]);
+});
+
+test("what a backend makes of the heartbeats is kept to at once", async (context) => {
+  const { control, WebSocket } = strandable();
+  const { node, client } = await world(context, { "heartbeat.interval": "60s", "heartbeat.timeout": "120s" }, { WebSocket });
+  const changed = { interval: { seconds: 0, nanos: 200e6 }, timeout: { seconds: 2, nanos: 0 } };
+  await node.backend.updateHeartbeat("alice", changed);
+  // For longer than the timeout: a client that kept to the old settings would be gone by then.
+  await eventually("it beats, or is gone", () => control.beats >= 12 || client.count("close") > 0);
+  assert.ok(!node.backend.told().includes("disconnected"));
+  assert.equal(client.count("close"), 0);
 });
 
 test("after a restart of the server a new session begins and says what is uncertain", async (context) => {

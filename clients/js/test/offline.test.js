@@ -404,3 +404,108 @@ test("codes of the server's own end the session", (context) => {
     context.mock.timers.reset();
   }
 });
+
+test("a socket is greeted once, however often it says that it is open", (context) => {
+  const { client, opened, welcome, pass } = start(context);
+  const first = opened();
+  first.onopen();
+  first.says(HELLO);
+  first.onopen();
+  pass(10);
+  assert.deepEqual(first.sent.map(({ type }) => type), ["hello"]);
+  first.closes(1006);
+  const second = opened();
+  second.onopen();
+  second.says({ ...HELLO, resumed: true });
+  second.onopen();
+  assert.deepEqual(second.sent.map(({ type }) => type), ["resume"]);
+  assert.equal(client.state, "open");
+  second.closes(1006);
+  assert.equal(welcome({ resumed: true }).sent[0].attempt, 2);
+});
+
+test("a second hello on a socket begins nothing and forgets nothing", (context) => {
+  for (const late of [{}, { session: "other", connection_id: "c2" }, { resumed: true, received: 9 }]) {
+    const { client, told, welcome, opened, pass } = start(context);
+    const heard = [];
+    client.on("message", ({ data }) => heard.push(data));
+    const socket = welcome();
+    client.send("first");
+    client.send("second");
+    socket.says({ type: "message", seq: 1, text: "one" });
+    socket.says({ type: "ack", received: 1 });
+    socket.says({ ...HELLO, ...late });
+    assert.deepEqual(told.map(([type]) => type), ["open"]);
+    assert.equal(client.pending, 1, "what is not acknowledged is kept");
+    socket.says({ type: "message", seq: 1, text: "one" });
+    socket.says({ type: "message", seq: 2, text: "two" });
+    assert.deepEqual(heard, ["one", "two"]);
+    client.send("third");
+    pass(1);
+    assert.deepEqual(socket.hears("message").map(({ seq, text }) => [seq, text]), [[1, "first"], [2, "second"], [3, "third"]]);
+    // It is the session of the first that goes on.
+    socket.closes(1006);
+    const { type, session, received } = opened().sent[0];
+    assert.deepEqual({ type, session, received }, { type: "resume", session: "secret", received: 2 });
+    context.mock.timers.reset();
+  }
+});
+
+test("an answer that comes after its socket was given up is nobody's", (context) => {
+  const { told, opened, last, pass } = start(context);
+  const first = opened();
+  const late = first.onmessage;
+  pass(15_000);
+  assert.deepEqual(told.map(([type]) => type), ["close"]);
+  const second = opened();
+  assert.notEqual(first, last());
+  // As from a queue of events that was filled before: listeners that were taken off may be called once more.
+  late({ data: JSON.stringify({ ...HELLO, session: "late", connection_id: "c0" }) });
+  first.says({ ...HELLO, session: "late", connection_id: "c0" });
+  assert.deepEqual(told.map(([type]) => type), ["close"]);
+  assert.deepEqual(second.sent.map(({ type }) => type), ["hello"]);
+  second.says(HELLO);
+  assert.deepEqual(told.map(([type]) => type), ["close", "open"]);
+  second.closes(1006);
+  assert.equal(opened().sent[0].session, "secret");
+});
+
+test("a session that a late hello of our own replaced is begun anew, once for each, and others' stay replacements", (context) => {
+  for (const [waitMs, final] of [[0, false], [18_000, false], [20_000, true]]) {
+    const { client, welcome, opened, pass, closes } = start(context);
+    opened().closes(1006);
+    const second = welcome();
+    client.send("on its way");
+    pass(waitMs);
+    const replaced = (socket) => {
+      socket.says({ type: "bye", code: 4409, reason: "Replaced by a newer connection" });
+      socket.closes(4409, "Replaced by a newer connection");
+    };
+    replaced(second);
+    assert.equal(closes().at(-1).final, final, `after ${waitMs} ms`);
+    if (!final) {
+      const third = opened();
+      assert.equal(third.sent[0].type, "hello");
+      third.says({ ...HELLO, session: "next" });
+      replaced(third);
+      assert.equal(closes().at(-1).final, true);
+    }
+    assert.equal(client.state, "closed");
+    context.mock.timers.reset();
+  }
+});
+
+test("a hello that was refused or never sent leaves nothing behind that could replace a session", (context) => {
+  for (const code of [4411, 1006]) {
+    const { welcome, pass, last, opened, closes } = start(context);
+    if (code === 1006) {
+      pass(1);
+      last().closes(code);
+    } else {
+      opened().closes(code);
+    }
+    welcome().closes(4409);
+    assert.equal(closes().at(-1).final, true);
+    context.mock.timers.reset();
+  }
+});

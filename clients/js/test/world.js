@@ -63,6 +63,10 @@ class Backend {
     return this.#unary(this.messages, "Send", { target: { clientId }, text, ...more });
   }
 
+  updateHeartbeat(clientId, heartbeat) {
+    return this.#unary(this.connections, "UpdateHeartbeat", { target: { clientId }, heartbeat });
+  }
+
   disconnect(clientId, code, reason) {
     return this.#unary(this.connections, "Disconnect", { target: { clientId }, code, reason });
   }
@@ -159,6 +163,39 @@ export class BrowserSocket {
   close(code, reason) {
     this.#inner.close(code, reason);
   }
+}
+
+/**
+ * WebSockets of which the test strands one: what it is given next stays on the way while its user sees it end, until `arrive()`. `deaf` ones
+ * tell nothing of what they hear.
+ */
+export function strandable() {
+  const control = { strand: false, deaf: false, beats: 0, arrive: null, ended: null };
+  class Strandable extends BrowserSocket {
+    #onmessage = null;
+
+    set onmessage(listener) {
+      this.#onmessage = listener;
+    }
+
+    get onmessage() {
+      return (event) => control.deaf || this.#onmessage?.(event);
+    }
+
+    send(data) {
+      if (JSON.parse(data).type === "heartbeat") control.beats += 1;
+      if (!control.strand) {
+        super.send(data);
+        return;
+      }
+      control.strand = false;
+      const { onclose } = this;
+      this.onclose = ({ code }) => (control.ended = code);
+      control.arrive = () => super.send(data);
+      setTimeout(() => onclose({ code: 1006, reason: "" }));
+    }
+  }
+  return { control, WebSocket: Strandable };
 }
 
 /** A client with what it tells written down. */

@@ -196,6 +196,28 @@ async fn the_newer_stream_of_a_name_has_it_and_the_older_ends_at_once() {
 }
 
 #[tokio::test]
+async fn a_reset_that_a_newer_stream_has_overtaken_is_told_so_and_leaves_the_position_alone() {
+    let rig = Rig::start().await;
+    let _all = rig.joined(&["a", "b"]).await;
+    let events = rig.opened(named("db", BEGINNING)).await.events(2).await;
+    rig.acknowledge("db", &events[0].cursor).await.expect("kept");
+    let shared = &rig.services.shared;
+    // It came first, and something held it up.
+    let name = crate::consumers::ConsumerName::new("db").expect("a good name");
+    let older = shared.consumers.enter(&name);
+    let mut newer = rig.opened(named("db", NOW)).await;
+    assert_eq!(newer.next().await.expect("where it begins").cursor, events[0].cursor);
+    let server = crate::grpc::events::Events(Arc::clone(shared));
+    for start in [NOW, BEGINNING, SNAPSHOT] {
+        let error = server.open(&older, &start, true).await.err().expect("refused");
+        assert_error(&error.into(), Code::Aborted, "CONSUMER_TAKEN_OVER");
+    }
+    assert_eq!(rig.list_consumers().await[0].cursor, events[0].cursor);
+    assert_eq!(ids(&newer.events(1).await), ["b"], "it goes on");
+    rig.acknowledge("db", &events[1].cursor).await.expect("sent");
+}
+
+#[tokio::test]
 async fn an_expired_position_is_told_and_a_reset_is_the_way_out() {
     let rig = Rig::with(Options { log_bytes: 1 << 20, ..Options::default() }).await;
     drop(rig.opened(named("db", NOW)).await);
@@ -340,7 +362,8 @@ async fn a_bad_name_a_reset_of_nobody_and_one_too_many_are_refused() {
     assert_field(&rig.refused(reset("", NOW)).await, "reset_consumer");
     let open = async |i: usize| {
         let name = crate::consumers::ConsumerName::new(&format!("c{i}")).expect("a good name");
-        let opened = rig.services.shared.consumers.open(&name, crate::consumers::Fresh::Snapshot, None).await;
+        let consumers = &rig.services.shared.consumers;
+        let opened = consumers.open(&consumers.enter(&name), crate::consumers::Fresh::Snapshot, false).await;
         opened.expect("opened");
     };
     futures_util::future::join_all((0..1_000).map(open)).await;

@@ -154,3 +154,64 @@ async fn a_min_cursor_is_waited_for_until_it_is_visible() {
     });
     assert_eq!((done, began.elapsed().as_secs()), (Ok(()), 6));
 }
+
+/// Commits what waits and answers, with its offset, what makes it visible: until then a call that names it as its `min_cursor` waits.
+async fn committed_and_not_visible(rig: &Rig) -> (Offset, impl FnOnce()) {
+    let (log, registry) = (Arc::clone(&rig.log), Arc::clone(&rig.registry));
+    let (show, shown) = std::sync::mpsc::channel::<()>();
+    let shown = std::sync::Mutex::new(shown);
+    let wait = move || assert!(shown.lock().expect("not poisoned").recv().is_err(), "only ever let go of");
+    // A thread of its own: the time that the test pauses goes on while it waits.
+    let applying = std::thread::spawn(move || log.commit(&Between(registry, Box::new(wait))));
+    let bounds = || rig.log.bounds();
+    eventually("it is committed", || bounds().committed > bounds().head).await;
+    let showing = move || {
+        drop(show);
+        assert!(applying.join().expect("no panic"));
+    };
+    (bounds().committed, showing)
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waited_for_a_min_cursor_and_then_until_the_deadline_is_told_of_a_frame_that_is_dropped() {
+    use pb::message_service_server::MessageService as _;
+    for stream in [false, true] {
+        let (rig, alice) = stuck().await;
+        alice.message(text("next")).expect("room");
+        let (next, show) = committed_and_not_visible(&rig).await;
+        // The deadline is beyond the receipt's time when the call comes, and within it once the position is reached.
+        let (deadline, seconds) = (Some(Duration::from_secs(8)), Duration::from_secs);
+        let request = pb::SendRequest {
+            target: client("alice"),
+            payload: Some(pb::send_request::Payload::Text("hello".into())),
+            receipt: pb::Stage::Written.into(),
+            receipt_timeout: Some(prost_types::Duration { seconds: 5, nanos: 0 }),
+            min_cursor: rig.cursor(next),
+            ..Default::default()
+        };
+        let calling = async {
+            if stream {
+                let sends = vec![pb::TaggedSend { tag: 1, request: Some(request) }];
+                let requests = tokio_stream::once(pb::SendStreamRequest { sends });
+                let outcomes = rig.messages().send_stream(timed(requests, deadline)).await.expect("open");
+                // Held until the caller would give up.
+                tokio::time::sleep(seconds(8)).await;
+                drop(outcomes);
+            } else {
+                // In process: a generated client gives up by itself, before the answer comes.
+                let server = crate::grpc::messages::Messages(Arc::clone(&rig.services.shared));
+                let error = server.send(timed(request, deadline)).await.expect_err("too late");
+                assert_error(&error, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
+            }
+        };
+        let driving = async {
+            tokio::time::sleep(seconds(4)).await;
+            assert_eq!(alice.connection().outbox.depth().0, 0, "the position is not reached");
+            show();
+            eventually("a frame waits", || alice.connection().outbox.depth().0 == 1).await;
+        };
+        tokio::join!(calling, driving);
+        tokio::time::sleep(seconds(1)).await;
+        assert!(write_out(&alice).is_empty(), "written after its deadline, stream: {stream}");
+    }
+}

@@ -117,6 +117,8 @@ pub(super) mod faulty {
         pub(in super::super) full: AtomicBool,
         /// A sync waits for as long as somebody has this.
         pub(in super::super) answers: Mutex<()>,
+        /// A new file waits for as long as somebody has this.
+        pub(in super::super) creates: Mutex<()>,
         pub(in super::super) checkpoint: AtomicBool,
         pub(in super::super) syncs: AtomicU64,
         pub(in super::super) writes: AtomicU64,
@@ -138,6 +140,7 @@ pub(super) mod faulty {
 
     impl Disk for FaultyDisk {
         fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+            drop(self.0.creates.lock());
             Faults::check(&self.0.full, io::ErrorKind::StorageFull)?;
             if path.ends_with("checkpoint.new") {
                 Faults::check(&self.0.checkpoint, io::ErrorKind::StorageFull)?;

@@ -22,13 +22,30 @@ pub(super) enum Part {
     Answer,
     /// No space can be set aside for what comes next.
     Spare,
+    /// What the keeper does beside committing was begun long ago, and is not done. From here on: no reason yet to refuse anybody.
+    Keeping,
+    /// No checkpoint can be written.
+    Checkpoint,
+    /// What is forgotten cannot be removed.
+    Removal,
 }
 
-/// The health of a journal: failing while any part is.
+impl Part {
+    const ALL: [Self; 6] = [Self::Commit, Self::Answer, Self::Spare, Self::Keeping, Self::Checkpoint, Self::Removal];
+
+    /// Whether the log can go on without it for now.
+    const fn can_wait(self) -> bool {
+        matches!(self, Self::Keeping | Self::Checkpoint | Self::Removal)
+    }
+}
+
+/// The health of a journal: failing while any part is that cannot wait, ailing while any other is.
 pub(super) struct Health {
     /// Since when the writer waits for the disk, if it does.
     asked: Mutex<Option<Instant>>,
-    parts: Mutex<[Option<Arc<str>>; 3]>,
+    /// What the keeper is doing, and since when.
+    keeping: Mutex<Option<(&'static str, Instant)>>,
+    parts: Mutex<[Option<Arc<str>>; Part::ALL.len()]>,
     told: watch::Sender<LogHealth>,
     budget: Budget,
     metrics: Arc<Metrics>,
@@ -38,6 +55,7 @@ impl Health {
     pub(super) fn new(budget: Budget, metrics: Arc<Metrics>) -> Self {
         Self {
             asked: Mutex::default(),
+            keeping: Mutex::default(),
             parts: Mutex::default(),
             told: watch::Sender::new(LogHealth::Committing),
             budget,
@@ -61,7 +79,21 @@ impl Health {
         self.works(Part::Answer);
     }
 
-    /// Looks whether the writer waits for too long; it cannot say so itself.
+    /// The keeper begins a step of its work, named for people.
+    pub(super) fn keeping(&self, what: &'static str) {
+        let mut keeping = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
+        *keeping = Some((what, Instant::now()));
+        self.works(Part::Keeping);
+    }
+
+    /// The keeper has done what it had to, or failed at it.
+    pub(super) fn kept(&self) {
+        let mut keeping = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
+        *keeping = None;
+        self.works(Part::Keeping);
+    }
+
+    /// Looks whether the writer or the keeper waits for too long; they cannot say so themselves.
     pub(super) fn look(&self, directory: &Path) {
         // Held throughout, so that an answer that comes now is not taken back.
         let asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
@@ -70,6 +102,21 @@ impl Health {
             let why = format!("{}: the disk has not answered for {} s", directory.display(), LATE.as_secs());
             self.failed(Part::Answer, &why);
         }
+        drop(asked);
+        let keeping = self.keeping.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((what, begun)) = *keeping
+            && begun.elapsed() >= LATE
+            && !self.has_failed(Part::Keeping)
+        {
+            let why = format!("{}: {what} has taken more than {} s", directory.display(), LATE.as_secs());
+            self.failed(Part::Keeping, &why);
+        }
+    }
+
+    /// Whether the keeper is at work.
+    #[cfg(test)]
+    pub(super) fn is_keeping(&self) -> bool {
+        self.keeping.lock().unwrap_or_else(PoisonError::into_inner).is_some()
     }
 
     fn has_failed(&self, part: Part) -> bool {
@@ -90,19 +137,32 @@ impl Health {
     fn set(&self, part: Part, why: Option<Arc<str>>) {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         parts[part as usize] = why;
-        let health =
-            parts.iter().flatten().next().map_or(LogHealth::Committing, |why| LogHealth::Failing(Arc::clone(why)));
+        let first = |can_wait| {
+            let mut of = Part::ALL.into_iter().filter(|part| part.can_wait() == can_wait);
+            of.find_map(|part| parts[part as usize].clone())
+        };
+        let health = match (first(false), first(true)) {
+            (Some(why), _) => LogHealth::Failing(why),
+            (None, Some(why)) => LogHealth::Ailing(why),
+            (None, None) => LogHealth::Committing,
+        };
         let was = self.told.borrow().clone();
         if was == health {
             return;
         }
         // What is queued already can be carried; more might not.
         self.budget.set_open(health.is_committing());
+        if !was.is_committing() && health.is_committing() {
+            tracing::info!("the log can be written again");
+        }
         match (&was, &health) {
-            (LogHealth::Committing, LogHealth::Failing(why)) => {
+            (LogHealth::Committing | LogHealth::Ailing(_), LogHealth::Failing(why)) => {
                 tracing::error!(%why, "the log cannot be written; newcomers are refused, and it is tried again until it can");
             }
-            (LogHealth::Failing(_), LogHealth::Committing) => tracing::info!("the log can be written again"),
+            (LogHealth::Committing | LogHealth::Failing(_), LogHealth::Ailing(why)) => {
+                tracing::warn!(%why, "the log is written, but not kept up; left so, it will fail. It is tried again until it works");
+            }
+            (LogHealth::Ailing(_), LogHealth::Committing) => tracing::info!("the log is kept up again"),
             _ => {}
         }
         self.told.send_replace(health);

@@ -4,16 +4,17 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::{self, KEPT, Written};
 use super::disk::{Disk, DiskFile};
-use super::health::Part;
+use super::health::{Health, Part};
 use super::{JournalLog, LEAST_BACKOFF, MOST_BACKOFF};
-use crate::log::Checkpoint;
+use crate::event::Record;
+use crate::log::{Apply, Checkpoint, FoldPart};
 use crate::position::Offset;
 
 const PREFIX: &str = "spare-";
@@ -132,13 +133,16 @@ impl JournalLog {
         }
         let removed = self.remove_dropped(&keeper);
         // There may be space only now, or it made way.
-        (spare && self.spare.is_there() || self.keep_spare()) && noted && removed
+        let kept_up = (spare && self.spare.is_there() || self.keep_spare()) && noted && removed;
+        self.health.kept();
+        kept_up
     }
 
     fn keep_spare(&self) -> bool {
         if self.spare.is_there() {
             return true;
         }
+        self.health.keeping("setting space aside");
         match self.spare.make(&*self.disk, self.spare.size) {
             Ok(spare) => {
                 self.spare.put(spare);
@@ -177,16 +181,23 @@ impl JournalLog {
             self.make_way(keeper);
             made = self.make_checkpoint(keeper, fold, clean);
         }
-        made.inspect_err(|error| {
-            tracing::warn!(%error, directory = %self.directory.display(), "cannot write a checkpoint of the log; it is tried again");
-        })
-        .is_ok()
+        match &made {
+            Ok(()) => self.health.works(Part::Checkpoint),
+            Err(error) => {
+                let why = format!("{}: cannot write a checkpoint: {error}", self.directory.display());
+                self.health.failed(Part::Checkpoint, &why);
+            }
+        }
+        self.health.kept();
+        made.is_ok()
     }
 
     fn make_checkpoint(&self, keeper: &mut Keeper, fold: &dyn Checkpoint, clean: bool) -> io::Result<()> {
         let current = self.kept().current().map(|segment| segment.first);
         let head = || *self.head.borrow();
-        let written = checkpoint::write(&*self.disk, &self.directory, self.epoch, clean, fold, head)?;
+        let fold = Stepping { fold, health: &self.health };
+        fold.step();
+        let written = checkpoint::write(&*self.disk, &self.directory, self.epoch, clean, &fold, head)?;
         keeper.checkpoints.retain(|older| older.path != written.path);
         keeper.checkpoints.insert(0, written);
         keeper.made_in = current;
@@ -222,20 +233,52 @@ impl JournalLog {
         let Some(needless) = keeper.needless() else { return true };
         let mut dropped = self.kept().take_dropped(needless);
         while let Some(segment) = dropped.first() {
+            self.health.keeping("removing what is forgotten");
             // Each is durable before the next, or a crash could leave a gap.
             let removed = self.disk.remove(&segment.path).and_then(|()| self.disk.sync_directory(&self.directory));
             match removed {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => {
-                    tracing::warn!(%error, file = %segment.path.display(), "cannot remove what the log has forgotten");
+                    let why = format!("{}: cannot remove what is forgotten: {error}", segment.path.display());
+                    self.health.failed(Part::Removal, &why);
                     self.kept().put_back(dropped);
                     return false;
                 }
             }
             dropped.remove(0);
         }
+        self.health.works(Part::Removal);
         true
+    }
+}
+
+/// A fold of which each part that is copied is a step of its own: a checkpoint of many connections may well take long.
+struct Stepping<'a> {
+    fold: &'a dyn Checkpoint,
+    health: &'a Health,
+}
+
+impl Stepping<'_> {
+    fn step(&self) {
+        self.health.keeping("writing a checkpoint");
+    }
+}
+
+impl Apply for Stepping<'_> {
+    fn apply(&self, batch: &[Arc<Record>]) {
+        self.fold.apply(batch);
+    }
+}
+
+impl Checkpoint for Stepping<'_> {
+    fn parts(&self) -> usize {
+        self.fold.parts()
+    }
+
+    fn copy_part(&self, part: usize) -> FoldPart {
+        self.step();
+        self.fold.copy_part(part)
     }
 }
 

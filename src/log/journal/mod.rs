@@ -233,10 +233,12 @@ impl JournalLog {
             let (log, fold) = (Arc::clone(&self), Arc::clone(&fold));
             tokio::task::spawn_blocking(move || log.keep_until(&*fold, &runtime, &stop))
         };
-        let ended = match self.watch_over(async { tokio::try_join!(writing, keeping) }).await {
-            Ok(_) => tokio::task::spawn_blocking(move || self.end(&*fold)).await,
-            Err(error) => Err(error),
+        let ending = async {
+            tokio::try_join!(writing, keeping)?;
+            let log = Arc::clone(&self);
+            tokio::task::spawn_blocking(move || log.end(&*fold)).await
         };
+        let ended = self.watch_over(ending).await;
         if let Err(error) = ended
             && let Ok(panic) = error.try_into_panic()
         {

@@ -317,6 +317,95 @@ async fn a_disk_that_does_not_answer_is_failing_until_it_does() {
     assert!(room(&journal));
 }
 
+fn ails(journal: &Journal) -> Option<String> {
+    match journal.log.watch_health().borrow().clone() {
+        LogHealth::Ailing(why) => Some(why.to_string()),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_cannot_be_written_is_told_and_refuses_nobody() {
+    let journal = Journal::new(SMALL, Clock::default());
+    let connection = journal.connect("a");
+    let failures = journal.log.metrics.journal_failures.get();
+    Faults::set(&journal.faults.checkpoint, true);
+    let mut submitted = 0;
+    while ails(&journal).is_none() {
+        journal.log_one(&connection, text(30_000));
+        submitted += 1;
+        assert!(submitted < 100, "never told");
+    }
+    let why = ails(&journal).expect("just seen");
+    assert!(why.contains("cannot write a checkpoint") && why.contains("journal"), "{why}");
+    assert!(journal.log.metrics.journal_failures.get() > failures);
+    assert!(healthy(&journal) && room(&journal));
+    journal.log_one(&connection, text(10));
+    // What is worse comes first, and what is left of it is told after.
+    Faults::set(&journal.faults.sync, true);
+    journal.submit(&connection, text(10));
+    assert_eq!(journal.commit(), 0);
+    assert!(!healthy(&journal) && !room(&journal));
+    Faults::set(&journal.faults.sync, false);
+    assert_eq!(journal.commit(), 1);
+    assert_eq!(ails(&journal), Some(why));
+    assert!(room(&journal));
+    Faults::set(&journal.faults.checkpoint, false);
+    journal.log_one(&connection, text(10));
+    assert_eq!(*journal.log.watch_health().borrow(), LogHealth::Committing);
+}
+
+#[tokio::test(start_paused = true)]
+async fn space_that_is_never_set_aside_is_told_and_what_can_be_committed_is() {
+    let journal = Journal::new(SMALL, Clock::default());
+    let connection = journal.connect("a");
+    let stop = CancellationToken::new();
+    // If this fails, the threads end all the same.
+    let _stopped = stop.clone().drop_guard();
+    let running = tokio::spawn(Arc::clone(&journal.log).run(Arc::new(Nothing), stop.clone()));
+    let (mut head, mut health) = (journal.log.watch_head(), journal.log.watch_health());
+    let failures = journal.log.metrics.journal_failures.get();
+    // Another thread, because a lock is not held across an await.
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    let (faults, held) = (Arc::clone(&journal.faults), Arc::new(std::sync::Barrier::new(2)));
+    let holding = Arc::clone(&held);
+    let holder = std::thread::spawn(move || {
+        let _creates = faults.creates.lock();
+        holding.wait();
+        let _ = wait.recv();
+    });
+    held.wait();
+    // The spare becomes a segment, and the next one is waited for.
+    let mut told = connection.generation();
+    while journal.log.spare.is_there() {
+        journal.submit(&connection, text(30_000));
+        told += 1;
+        head.wait_for(|head| *head == told).await.expect("committed");
+    }
+    while !journal.log.health.is_keeping() {
+        tokio::task::yield_now().await;
+    }
+    tokio::time::advance(Duration::from_millis(2_900)).await;
+    tokio::task::yield_now().await;
+    assert_eq!(*health.borrow(), LogHealth::Committing);
+    for _ in 0..5 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        tokio::task::yield_now().await;
+    }
+    let why = ails(&journal).expect("it ails");
+    assert!(why.contains("setting space aside has taken more than 3 s"), "{why}");
+    // Told once.
+    assert_eq!(journal.log.metrics.journal_failures.get(), failures + 1);
+    assert!(room(&journal));
+    journal.submit(&connection, text(10));
+    head.wait_for(|head| *head == told + 1).await.expect("committed");
+    go.send(()).expect("heard");
+    holder.join().expect("ends");
+    health.wait_for(|health| *health == LogHealth::Committing).await.expect("recovers");
+    stop.cancel();
+    running.await.expect("ends");
+}
+
 // In real time, a few tenths of a second: paused time stands still while a blocking thread is at work.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_running_log_tries_again_by_itself() {
