@@ -283,7 +283,7 @@ pub(super) fn slow_while_stalled(history: &mut History) -> Option<()> {
     Some(())
 }
 
-/// What clients that were there before somebody stalled sent a second or more after he began. Only where it is felt: messages were fast when
+/// What plain clients sent while somebody stalled, a second or more after he and they themselves began. Only where it is felt: messages were fast when
 /// all was calm, these are enough to move the 95th percentile, and the machine itself did not make up for the second.
 fn slowed(history: &History) -> Option<BTreeSet<String>> {
     let facts = Facts::gather(history);
@@ -317,8 +317,8 @@ fn slowed(history: &History) -> Option<BTreeSet<String>> {
                 all += 1;
                 let before = message.t.saturating_sub(SECOND);
                 // One that is sent again after a resume has more than one time.
-                if before > stalled.start && message.seq == 0 && session.opened.is_some_and(|(t, _)| t < stalled.start)
-                {
+                let there = session.opened.is_some_and(|(opened, _)| opened < before);
+                if before > stalled.start && message.seq == 0 && there {
                     moved.insert(message.id.to_owned());
                     felt += usize::from(facts.lateness(before, *seen) < 4 * SECOND / 10);
                 }
