@@ -80,9 +80,11 @@ pub(super) struct Driver<S> {
     socket: S,
     phase: Phase,
     limiter: Limiter,
-    in_flight: InFlight,
+    /// None while nothing is: most connections wait most of the time, and what only the others need is not in here.
+    in_flight: Option<Box<InFlight>>,
     pinged: Pinged,
-    first: Option<Inbound>,
+    /// What named the client and is still to be dealt with.
+    first: Option<Box<Inbound>>,
     /// Runs while a write waits for the client.
     write_deadline: Option<Deadline>,
     /// When the message that is being assembled began; 0 for none.
@@ -111,9 +113,9 @@ impl<S: FrameSocket> Driver<S> {
             socket,
             phase: Phase::Open,
             limiter,
-            in_flight: InFlight::default(),
+            in_flight: None,
             pinged: Pinged::default(),
-            first,
+            first: first.map(Box::new),
             write_deadline: None,
             partial_since: 0,
             speaks_text,
@@ -185,7 +187,8 @@ impl<S: FrameSocket> Driver<S> {
         if self.reliable.is_some() {
             return self.flushed_envelopes();
         }
-        let InFlight { receipts, frames, bytes } = std::mem::take(&mut self.in_flight);
+        let Some(written) = self.in_flight.take() else { return };
+        let InFlight { receipts, frames, bytes } = *written;
         self.count_written(frames, bytes);
         for receipt in receipts {
             // Whoever asked may have stopped waiting.
@@ -197,7 +200,7 @@ impl<S: FrameSocket> Driver<S> {
     fn is_in_flight(&self) -> bool {
         match self.connection().reliable() {
             Some(reliable) => reliable.window().is_in_flight(),
-            None => self.in_flight.frames > 0,
+            None => self.in_flight.is_some(),
         }
     }
 
@@ -218,9 +221,10 @@ impl<S: FrameSocket> Driver<S> {
             self.host.metrics.sends.of(SendOutcome::Dropped).inc_by(expired);
             let Some(frame) = frame else { break };
             self.socket.queue(&frame.payload);
-            self.in_flight.frames += 1;
-            self.in_flight.bytes += frame.payload.len() as u64;
-            self.in_flight.receipts.extend(frame.receipt);
+            let in_flight = self.in_flight.get_or_insert_default();
+            in_flight.frames += 1;
+            in_flight.bytes += frame.payload.len() as u64;
+            in_flight.receipts.extend(frame.receipt);
             any = true;
         }
         any
@@ -278,7 +282,7 @@ impl<S: FrameSocket> Driver<S> {
     /// Reads frames until there are none, reading has to stop, or the connection ends. Ready(Ok) when there is more to do at once.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
         if let Some(first) = self.first.take() {
-            self.take(first)?;
+            self.take(*first)?;
         }
         for _ in 0..READ_BURST {
             if matches!(self.phase, Phase::Paused(_)) {
@@ -532,7 +536,8 @@ impl<S: FrameSocket> Future for Driver<S> {
         }
         ready!(this.poll_closing(context));
         // What was handed to the socket and not taken whole; what is still in the outbox is counted as the registration goes.
-        this.host.metrics.sends.of(SendOutcome::Dropped).inc_by(this.in_flight.frames);
+        let cut_off = this.in_flight.as_ref().map_or(0, |in_flight| in_flight.frames);
+        this.host.metrics.sends.of(SendOutcome::Dropped).inc_by(cut_off);
         Poll::Ready(())
     }
 }

@@ -1,10 +1,13 @@
 //! The WebSocket listener: accepts, shakes hands off the accept loop, and hands sockets over to [`crate::connection`].
 
+mod boundaries;
 mod handshake;
 mod socket;
+mod wire;
 
 pub use handshake::HandshakeSettings;
-pub use socket::{Wire, WsSocket};
+pub use socket::WsSocket;
+pub use wire::Wire;
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
@@ -170,5 +173,5 @@ async fn shake_hands(
     let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
     count(Handshake::Upgraded);
     let max_message = server.host.settings.max_message;
-    Some((WsSocket::new(parts.io.into_inner(), parts.read_buf, max_message), granted))
+    Some((WsSocket::new(parts.io.into_inner(), &parts.read_buf, max_message), granted))
 }

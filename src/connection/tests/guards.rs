@@ -62,7 +62,7 @@ async fn a_driver_that_panics_ends_its_own_connection_and_no_other() {
     let world = World::new(|_| {});
     let mut other = world.client("b").await;
     let (ours, theirs) = duplex(PIPE);
-    world.serve(Fragile(WsSocket::new(ours, Bytes::new(), 1_000)), Some("a"));
+    world.serve(Fragile(WsSocket::new(ours, &[], 1_000)), Some("a"));
     let mut client = Client::new(theirs).await;
     client.text("before").await;
     client.text("panic").await;
@@ -81,7 +81,7 @@ async fn a_driver_that_panics_ends_its_own_connection_and_no_other() {
 async fn a_newcomer_that_panics_while_it_is_identified_leaves_nothing() {
     let world = World::new(|_| {});
     let (ours, theirs) = duplex(PIPE);
-    world.serve(Fragile(WsSocket::new(ours, Bytes::new(), 1_000)), None);
+    world.serve(Fragile(WsSocket::new(ours, &[], 1_000)), None);
     let mut client = Client::new(theirs).await;
     client.text("panic").await;
     assert_eq!(client.hears_out().await, (vec![], None));
@@ -94,7 +94,7 @@ async fn a_newcomer_whose_task_is_stopped_while_it_waits_for_its_commit_is_ended
     let mut world = World::new(|_| {});
     world.stall_commits().await;
     let (ours, theirs) = duplex(PIPE);
-    let task = world.serve(WsSocket::new(ours, Bytes::new(), 1_000), Some("a"));
+    let task = world.serve(WsSocket::new(ours, &[], 1_000), Some("a"));
     settle().await;
     task.abort();
     settle().await;
@@ -136,7 +136,7 @@ fn a_runtime_that_goes_down_under_its_connections_leaves_every_end_in_the_log() 
 async fn frames_that_a_stopped_connection_still_had_are_dropped_and_their_senders_told() {
     let world = World::new(|options| options.connection.server_beat = ServerBeat::Off);
     let (ours, theirs) = duplex(10);
-    world.serve(Fragile(WsSocket::new(ours, Bytes::new(), 1_000)), Some("a"));
+    world.serve(Fragile(WsSocket::new(ours, &[], 1_000)), Some("a"));
     let mut raw = client::Raw::new(theirs);
     settle().await;
     let begun = world.send("a", &"x".repeat(20_000)).expect("room");

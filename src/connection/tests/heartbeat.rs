@@ -280,7 +280,7 @@ async fn what_waits_in_the_kernel_at_the_deadline_is_waited_for_until_the_next_l
         let unread = Arc::new(AtomicBool::new(false));
         let (ours, theirs) = tokio::io::duplex(PIPE);
         let wire = Delayed { pipe: ours, unread: Arc::clone(&unread) };
-        world.serve(WsSocket::new(wire, Bytes::new(), 1_000), Some("a"));
+        world.serve(WsSocket::new(wire, &[], 1_000), Some("a"));
         let mut raw = Raw::new(theirs);
         pass(Duration::from_millis(59_950)).await;
         unread.store(true, Ordering::Relaxed);

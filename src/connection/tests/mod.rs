@@ -178,7 +178,7 @@ impl World {
     /// The client's end of a new connection whose pipe holds so many bytes each way.
     fn open(&self, named: Option<&str>, pipe: usize) -> DuplexStream {
         let (ours, theirs) = duplex(pipe);
-        self.serve(WsSocket::new(ours, Bytes::new(), self.host.settings.max_message), named);
+        self.serve(WsSocket::new(ours, &[], self.host.settings.max_message), named);
         theirs
     }
 
@@ -405,7 +405,7 @@ impl World {
     /// A client that has agreed on the reliable subprotocol and has yet to speak.
     async fn mute(&self, named: Option<&str>) -> Speaker {
         let (ours, theirs) = duplex(PIPE);
-        self.serve_as(WsSocket::new(ours, Bytes::new(), self.host.settings.max_message), named, true);
+        self.serve_as(WsSocket::new(ours, &[], self.host.settings.max_message), named, true);
         Speaker { client: Client::new(theirs).await, hello: Value::Null, sent: 0, received: 0 }
     }
 

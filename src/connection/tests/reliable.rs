@@ -92,7 +92,7 @@ async fn padded_heartbeats_and_acknowledgements_count_as_bytes() {
 async fn nothing_follows_the_last_word_and_the_close() {
     let mut world = World::new(quiet);
     let (ours, theirs) = duplex(PIPE);
-    world.serve_as(WsSocket::new(ours, Bytes::new(), world.host.settings.max_message), Some("a"), true);
+    world.serve_as(WsSocket::new(ours, &[], world.host.settings.max_message), Some("a"), true);
     let mut raw = Raw::new(theirs);
     raw.frame(TEXT, br#"{"type":"hello"}"#).await;
     raw.next().await.expect("a hello");

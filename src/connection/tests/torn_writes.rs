@@ -61,7 +61,7 @@ async fn frames_pongs_beats_and_the_close_never_fall_into_each_other() {
             options.registry.cadence = Cadence { interval: 100, timeout: 60_000 };
         });
         let (ours, theirs) = duplex(PIPE);
-        world.serve(WsSocket::new(Choppy { pipe: ours, random: random.fork() }, Bytes::new(), 1_000), Some("a"));
+        world.serve(WsSocket::new(Choppy { pipe: ours, random: random.fork() }, &[], 1_000), Some("a"));
         let mut raw = Raw::new(theirs);
         settle().await;
         let mut accepted = Vec::new();

@@ -10,6 +10,9 @@ use super::{Verdict, line};
 /// The process stands still, and every deadline moves by as long.
 const FREEZE: &str = "freeze";
 
+/// The process tells liveness time in whole milliseconds, and so a silence that is up to one shorter from one that is not.
+const GRAIN: Time = 1_000;
+
 /// The log takes no Disconnected, and the silence clock of who sent a message stands.
 const DISK: &[&str] = &["disk_full", "sync_fails"];
 
@@ -84,7 +87,7 @@ fn beating(facts: &Facts<'_>, life: &Life<'_>, session: &Session<'_>, verdict: &
     moments.extend(thaws().map(|fault| (fault.from, fault.from.saturating_sub(late))));
     // A beat of before a moment and within the timeout says that it was not then.
     let said = |(latest, earliest): &(Time, Time)| {
-        beats.iter().copied().filter(|beat| beat <= earliest).max().filter(|beat| latest - beat < timeout)
+        beats.iter().copied().filter(|beat| beat <= earliest).max().filter(|beat| latest - beat + GRAIN < timeout)
     };
     if let (Some(heard), true) = (said(&moments[0]), moments.iter().all(|moment| said(moment).is_some())) {
         let what = format!(

@@ -1,0 +1,90 @@
+//! The stream under a WebSocket, and what makes it look to tungstenite's machine like blocking I/O that would block.
+
+use std::io::{self, Read, Write};
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+
+use super::boundaries::Boundaries;
+
+/// A stream under a WebSocket.
+pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
+    /// Ready when a read may find something, as far as the runtime knows; until then the task is woken when that changes. A stream that cannot
+    /// tell always may.
+    fn poll_readable(&self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Ready(())
+    }
+
+    /// Whether bytes (or the end) wait to be read, asked of the kernel and not of the runtime, which may not know yet.
+    fn unread(&self) -> bool;
+}
+
+impl Wire for TcpStream {
+    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
+        // An error is met again, and told, by the read.
+        self.poll_read_ready(context).map(drop)
+    }
+
+    fn unread(&self) -> bool {
+        let mut byte = [MaybeUninit::uninit()];
+        // The socket is non-blocking: with nothing there this is an error.
+        socket2::SockRef::from(self).peek(&mut byte).is_ok()
+    }
+}
+
+#[cfg(test)]
+impl Wire for tokio::io::DuplexStream {
+    fn unread(&self) -> bool {
+        false
+    }
+}
+
+/// A stream as tungstenite wants it: `Read` and `Write` that would block, with the task woken when it may go on.
+pub(super) struct Synchronous<'a, 'b, S> {
+    pub(super) stream: &'a mut S,
+    pub(super) context: &'a mut Context<'b>,
+    /// Told of every byte that is read.
+    pub(super) boundaries: &'a mut Boundaries,
+    /// One of our frames is half out, so the machine may write nothing now.
+    pub(super) mid_frame: bool,
+    /// A Pong that cannot be written must not hide what can still be read; the next flush meets the error again.
+    pub(super) reading: bool,
+    /// How many bytes were read.
+    pub(super) read: usize,
+}
+
+impl<S: Wire> Read for Synchronous<'_, '_, S> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut buffer = ReadBuf::new(buffer);
+        match Pin::new(&mut *self.stream).poll_read(self.context, &mut buffer) {
+            Poll::Ready(Ok(())) => {
+                let read = buffer.filled();
+                self.boundaries.advance(read);
+                self.read += read.len();
+                Ok(read.len())
+            }
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+}
+
+impl<S: Wire> Write for Synchronous<'_, '_, S> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.mid_frame {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        match Pin::new(&mut *self.stream).poll_write(self.context, bytes) {
+            Poll::Ready(Err(_)) if self.reading => Err(io::ErrorKind::WouldBlock.into()),
+            Poll::Ready(result) => result,
+            Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
