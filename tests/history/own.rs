@@ -1,5 +1,7 @@
 //! The checker checked: a good history passes, and each mutant of it is rejected by just the promise that it breaks.
 
+use std::collections::BTreeMap;
+
 use crate::check::{self, PROMISES};
 use crate::files::History;
 use crate::mutants::MUTANTS;
@@ -55,20 +57,56 @@ fn rejected(mutant: &History, promise: u8) -> bool {
     right
 }
 
-/// Damages a history of a real run in every way that it has a place for: how many mutants were made, and those not rejected as they
-/// should be.
-pub fn mutate(good: &History) -> (usize, Vec<&'static str>) {
-    let (mut made, mut wrong) = (0, Vec::new());
-    for (promise, name, damage) in MUTANTS {
-        let mut mutant = good.clone();
-        if damage(&mut mutant).is_none() {
-            continue;
+/// What came of the mutants of real histories.
+#[derive(Default)]
+pub struct Mutations {
+    /// How often each was made, and rejected by its promise.
+    caught: BTreeMap<&'static str, usize>,
+    /// Histories that were damaged.
+    histories: usize,
+}
+
+impl Mutations {
+    /// Damages the history of a good run in every way that it has a place for, apart from those that were made `most` times already. Every
+    /// mutant must be rejected by its promise; those that were not are told, and the answer is false.
+    pub fn make(&mut self, good: &History, most: usize) -> bool {
+        self.histories += 1;
+        let (mut made, mut all) = (0, true);
+        for (promise, name, damage) in MUTANTS {
+            if self.caught.get(name).is_some_and(|caught| *caught >= most) {
+                continue;
+            }
+            let mut mutant = good.clone();
+            if damage(&mut mutant).is_none() {
+                continue;
+            }
+            made += 1;
+            // A real history is large, and what is damaged in it may be judged from two sides; the right one must be among them.
+            let verdict = check::judge(&mutant);
+            if verdict.broken_promises().contains(promise) {
+                *self.caught.entry(name).or_default() += 1;
+            } else {
+                all = false;
+                println!(
+                    "NOT CAUGHT: {name}: not rejected by promise {promise}, but by {:?}",
+                    verdict.broken_promises()
+                );
+                tell(&verdict, 1);
+            }
         }
-        made += 1;
-        // A real history is large, and what is damaged in it may be judged from two sides; the right one must be among them.
-        if !check::judge(&mutant).broken_promises().contains(promise) {
-            wrong.push(*name);
+        println!("  {made} mutants of its history{}", if all { ", each rejected by its promise" } else { "" });
+        all
+    }
+
+    /// Tells how many there were, and which had no place anywhere.
+    pub fn print(&self) {
+        if self.histories == 0 {
+            return;
+        }
+        let caught: usize = self.caught.values().sum();
+        println!("  mutants: {caught} of {} histories were rejected by their promises", self.histories);
+        for (promise, name, _) in MUTANTS.iter().filter(|(_, name, _)| !self.caught.contains_key(name)) {
+            println!("  NO PLACE in any of these histories for the mutant: {name} (promise {promise})");
         }
     }
-    (made, wrong)
 }

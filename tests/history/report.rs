@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::check::facts::Facts;
 use crate::check::{PROMISES, Verdict, words};
 use crate::files::History;
+use crate::own::Mutations;
 use crate::record::What;
 
 /// Sums over runs.
@@ -24,6 +25,7 @@ pub struct Coverage {
     ends: BTreeMap<String, usize>,
     /// Left out, and why.
     pub missing: BTreeSet<String>,
+    pub mutations: Mutations,
 }
 
 impl Coverage {
@@ -89,6 +91,7 @@ impl Coverage {
                 None => println!("  {promise:>2} {:<72} NOT JUDGED: nothing in these runs touched it", words(promise)),
             }
         }
+        self.mutations.print();
         for missing in &self.missing {
             println!("SKIPPED {missing}");
         }

@@ -578,6 +578,12 @@ impl<'a> Facts<'a> {
         self.runs.values().rev().find(|run| run.started <= t)
     }
 
+    /// Whether all readers had the time to see the log up to this place and one more: a quiet point comes after it, which the log is known up to.
+    /// Behind the last one a killed process leaves open what was there.
+    pub fn settled(&self, epoch: &str, offset: i64) -> bool {
+        self.quiets.iter().any(|q| q.head.epoch == epoch && q.head.offset > offset && self.knows(q.head))
+    }
+
     /// Whether the log of an epoch is known up to this place.
     pub fn knows(&self, pos: &Pos) -> bool {
         let first = self.runs.values().find(|run| run.head.epoch == pos.epoch);

@@ -1,7 +1,7 @@
 //! Mutants of the log itself: every reader agrees, and it is wrong.
 
 use super::edit::{each_event, each_generation, log_after, unlog};
-use crate::check::facts::{Facts, Life};
+use crate::check::facts::{Facts, Life, SECOND};
 use crate::files::History;
 use crate::record::{Event, Kind, Pos};
 
@@ -16,9 +16,26 @@ fn find<T>(history: &History, pick: impl Fn(&Facts<'_>, &Life<'_>) -> Option<T>)
     facts.lives.iter().find_map(|life| pick(&facts, life))
 }
 
-/// A quiet point with nobody left comes after this life.
+/// A quiet point with nobody left comes after this life, and the log is known up to it.
 fn judged(facts: &Facts<'_>, life: &Life<'_>) -> bool {
-    facts.quiets.iter().any(|quiet| quiet.gone && quiet.head.epoch == life.epoch && quiet.head.offset > life.at + 1)
+    let after = |offset: i64| life.end.is_some_and(|(end, _)| end < offset);
+    facts.quiets.iter().any(|q| q.gone && q.head.epoch == life.epoch && after(q.head.offset) && facts.knows(q.head))
+}
+
+/// A life that ended, and its end lies where a kill leaves nothing open.
+fn ended(facts: &Facts<'_>, life: &Life<'_>) -> Option<i64> {
+    life.end.map(|(end, _)| end).filter(|end| facts.settled(life.epoch, *end))
+}
+
+/// The end of the connection that this one took over from, just before its own Connected.
+fn taken_over(facts: &Facts<'_>, life: &Life<'_>) -> Option<i64> {
+    let Kind::Connected { replaces, .. } = life.connected.event.kind else { return None };
+    let old = facts.lives.iter().find(|old| {
+        replaces != 0 && old.generation == replaces && old.epoch == life.epoch && old.client == life.client
+    })?;
+    let (end, _) = old.end.filter(|_| old.cause() == Some("replaced"))?;
+    let policy = &facts.runs.values().find(|run| run.head.epoch == life.epoch)?.duplicates;
+    (end + 1 == life.at && policy == "replace" && facts.settled(life.epoch, life.at)).then_some(end)
 }
 
 fn plain(life: &Life<'_>) -> bool {
@@ -44,8 +61,8 @@ pub(super) fn lose_node_restarted(history: &mut History) -> Option<()> {
 }
 
 pub(super) fn double_disconnected(history: &mut History) -> Option<()> {
-    let at = find(history, |_, life| {
-        let (end, _) = life.end.filter(|_| life.cause() != Some("replaced"))?;
+    let at = find(history, |facts, life| {
+        let end = ended(facts, life).filter(|_| life.cause() != Some("replaced"))?;
         Some(pos(life, end))
     })?;
     log_after(history, &at, |event| event.kind.clone());
@@ -53,9 +70,9 @@ pub(super) fn double_disconnected(history: &mut History) -> Option<()> {
 }
 
 pub(super) fn lose_connected(history: &mut History) -> Option<()> {
-    let at = find(history, |_, life| {
+    let at = find(history, |facts, life| {
         let Kind::Connected { replaces: 0, .. } = life.connected.event.kind else { return None };
-        (life.end.is_some() && life.cause() != Some("replaced") && plain(life)).then(|| pos(life, life.at))
+        (ended(facts, life).is_some() && life.cause() != Some("replaced") && plain(life)).then(|| pos(life, life.at))
     })?;
     unlog(history, &at);
     Some(())
@@ -79,8 +96,8 @@ pub(super) fn swap_messages(history: &mut History) -> Option<()> {
 }
 
 pub(super) fn message_after_end(history: &mut History) -> Option<()> {
-    let at = find(history, |_, life| {
-        let (end, _) = life.end.filter(|_| life.cause() != Some("replaced"))?;
+    let at = find(history, |facts, life| {
+        let end = ended(facts, life).filter(|_| life.cause() != Some("replaced"))?;
         Some(pos(life, end))
     })?;
     log_after(history, &at, |_| Kind::MessageReceived { id: "posthumous".to_owned(), bytes: 1 });
@@ -89,7 +106,10 @@ pub(super) fn message_after_end(history: &mut History) -> Option<()> {
 
 pub(super) fn lose_last_message(history: &mut History) -> Option<()> {
     let at = find(history, |facts, life| {
-        let closing = facts.sessions[*life.sessions.last()?].closing?;
+        ended(facts, life)?;
+        let session = &facts.sessions[*life.sessions.last()?];
+        // One whose messages the log did not take was not read to its end.
+        let closing = session.closing.filter(|_| session.closed.is_none_or(|(_, code, _)| code != 1013))?;
         let (last, ..) = life.messages.last()?;
         let read = plain(life) && life.cause() == Some("client_closed") && matches!(closing.1, "close" | "empty");
         read.then(|| pos(life, *last))
@@ -101,11 +121,8 @@ pub(super) fn lose_last_message(history: &mut History) -> Option<()> {
 pub(super) fn two_owners(history: &mut History) -> Option<()> {
     // The new one's Connected changes places with the old one's Disconnected, and its generation with it.
     let (first, connection, generation) = find(history, |facts, life| {
-        let Kind::Connected { replaces, .. } = life.connected.event.kind else { return None };
-        let old =
-            facts.lives.iter().find(|old| replaces != 0 && old.generation == replaces && old.epoch == life.epoch)?;
-        let (end, _) = old.end?;
-        (end + 1 == life.at).then(|| (pos(life, end), life.connection.to_owned(), life.generation))
+        let end = taken_over(facts, life)?;
+        Some((pos(life, end), life.connection.to_owned(), life.generation))
     })?;
     let second = Pos { epoch: first.epoch.clone(), offset: first.offset + 1 };
     let seen = |history: &History, wanted: &Pos| {
@@ -143,10 +160,7 @@ pub(super) fn two_owners(history: &mut History) -> Option<()> {
 }
 
 pub(super) fn unnamed_takeover(history: &mut History) -> Option<()> {
-    let connection = find(history, |_, life| {
-        let Kind::Connected { replaces, .. } = life.connected.event.kind else { return None };
-        (replaces != 0).then(|| life.connection.to_owned())
-    })?;
+    let connection = find(history, |facts, life| taken_over(facts, life).map(|_| life.connection.to_owned()))?;
     each_event(history, |_, _, _, event| {
         if event.connection == connection
             && let Kind::Connected { replaces, .. } = &mut event.kind
@@ -161,19 +175,14 @@ pub(super) fn early_expiry(history: &mut History) -> Option<()> {
     let connection = find(history, |facts, life| {
         let session = &facts.sessions[*life.sessions.last()?];
         let (_, end) = life.end.filter(|_| plain(life) && life.cause() == Some("client_closed"))?;
-        let heard = session.beats.iter().any(|beat| (beat + 600_000..beat + 1_800_000).contains(&end.seen));
-        let shaken = facts.lateness(end.seen.saturating_sub(1_000_000), end.seen) > 50_000
-            || facts.faults.iter().any(|f| f.from <= end.seen && f.to + 2_000_000 >= end.seen);
-        (heard && !shaken).then(|| life.connection.to_owned())
-    });
-    // In a story of clients that go right after a beat there is a longer one whose end is the same.
-    let connection = connection.or_else(|| {
-        find(history, |facts, life| {
-            let session = &facts.sessions[*life.sessions.last()?];
-            let (_, end) = life.end.filter(|_| plain(life) && life.cause() == Some("client_closed"))?;
-            let heard = session.beats.iter().any(|beat| (beat + 300_000..beat + 2_900_000).contains(&end.seen));
-            heard.then(|| life.connection.to_owned())
-        })
+        let timeout = life.cadences.iter().map(|(_, _, timeout)| timeout * 1_000).min()?;
+        // Nothing that a process which stood still, or a log that took nothing, may have moved.
+        let from = end.seen.saturating_sub(timeout + 2 * SECOND);
+        let shaken = facts.in_faults(&["freeze", "disk_full", "sync_fails"], from, end.seen) > 0;
+        // Heard surely before it was decided, and surely within its timeout.
+        let late = 270_000 + facts.lateness(end.seen.saturating_sub(SECOND), end.seen);
+        let heard = session.beats.iter().any(|beat| beat + late <= end.seen && beat + timeout > end.seen + 100_000);
+        (heard && !shaken && session.silent.is_none()).then(|| life.connection.to_owned())
     })?;
     each_event(history, |_, _, _, event| {
         if event.connection == connection

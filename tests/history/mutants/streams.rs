@@ -32,7 +32,14 @@ fn edit(history: &mut History, name: &Name, mut edit: impl FnMut(&mut Option<Pos
     }
 }
 
-/// An event in the middle of a stream: one that is neither its first nor its last, and that another stream has too.
+/// Whether another stream has this too.
+fn shared(facts: &Facts<'_>, stream: &Stream<'_>, at: &Pos) -> bool {
+    let others = facts.streams.iter().filter(|other| !std::ptr::eq(*other, stream));
+    others.flat_map(Stream::news).any(|(_, other, _)| other.at.as_ref() == Some(at))
+}
+
+/// An event in the middle of a stream: one that is neither its first nor its last, in the stretch that it answers for, that another stream
+/// has too, and that lies where a kill leaves nothing open.
 fn middle(facts: &Facts<'_>, stream: &Stream<'_>, filtered: bool) -> Option<(Name, Pos)> {
     if stream.filter.is_empty() == filtered {
         return None;
@@ -41,11 +48,10 @@ fn middle(facts: &Facts<'_>, stream: &Stream<'_>, filtered: bool) -> Option<(Nam
     if news.len() < 4 {
         return None;
     }
+    let (from, until) = stream.covers(facts)?;
     let at = news[1..news.len() - 1].iter().find_map(|event| {
-        let at = event.at.as_ref()?;
-        let others = facts.streams.iter().filter(|other| !std::ptr::eq(*other, stream));
-        let shared = others.flat_map(Stream::news).any(|(_, other, _)| other.at.as_ref() == Some(at));
-        shared.then(|| at.clone())
+        let at = event.at.as_ref().filter(|at| from < at.offset && at.offset <= until)?;
+        (facts.settled(&at.epoch, at.offset) && shared(facts, stream, at)).then(|| at.clone())
     })?;
     Some((name(stream)?, at))
 }
@@ -110,12 +116,7 @@ pub(super) fn alter_in_one(history: &mut History) -> Option<()> {
 
 pub(super) fn hole(history: &mut History) -> Option<()> {
     // A position that nobody sees: all that come after it have moved up by one.
-    // Before a quiet point: what comes after the last may have a hole, where a process was killed.
-    let (_, at) = find(history, |facts, stream| {
-        middle(facts, stream, false).filter(|(_, at)| {
-            facts.quiets.iter().any(|quiet| quiet.head.epoch == at.epoch && quiet.head.offset >= at.offset)
-        })
-    })?;
+    let (_, at) = find(history, |facts, stream| middle(facts, stream, false))?;
     super::edit::shift(history, &at, 1);
     Some(())
 }
@@ -141,24 +142,30 @@ pub(super) fn stranger_in_filtered(history: &mut History) -> Option<()> {
 }
 
 /// A stream that was resumed at a cursor and got something.
-fn resumed(stream: &Stream<'_>) -> Option<(Name, Pos, Event)> {
+fn resumed(facts: &Facts<'_>, stream: &Stream<'_>) -> Option<(Name, Pos, Event)> {
     let Start::Cursor(cursor) = stream.start else { return None };
     let (_, first, _) = stream.news().next().filter(|_| stream.filter.is_empty())?;
     // A first response with only its first event would leave a stream with nothing that says how far it came.
     let more = stream.news().count() > 2;
-    (more && stream.epoch() == Some(cursor.epoch.as_str()))
+    let here = facts.runs.get(&stream.run).is_some_and(|run| run.head.epoch == cursor.epoch);
+    (more && here && stream.epoch() == Some(cursor.epoch.as_str()))
         .then(|| Some((name(stream)?, cursor.clone(), first.clone())))?
 }
 
 pub(super) fn resume_with_gap(history: &mut History) -> Option<()> {
-    let ((actor, number), _, first) = find(history, |_, stream| resumed(stream))?;
+    let ((actor, number), _, first) = find(history, |facts, stream| {
+        // What nobody else had is not missed.
+        resumed(facts, stream).filter(|(.., first)| {
+            first.at.as_ref().is_some_and(|at| facts.settled(&at.epoch, at.offset) && shared(facts, stream, at))
+        })
+    })?;
     remove(history, |a, n| a == actor && n == number, |event| event.at == first.at);
     Some(())
 }
 
 pub(super) fn resume_with_repeat(history: &mut History) -> Option<()> {
     let (name, first, before) = find(history, |facts, stream| {
-        let (name, cursor, first) = resumed(stream)?;
+        let (name, cursor, first) = resumed(facts, stream)?;
         let before = facts.logs.get(cursor.epoch.as_str())?.events.get(&cursor.offset)?;
         Some((name, first, before.event.clone()))
     })?;
@@ -171,8 +178,8 @@ pub(super) fn resume_with_repeat(history: &mut History) -> Option<()> {
 }
 
 pub(super) fn refuse_good_cursor(history: &mut History) -> Option<()> {
-    let (name, cursor) = find(history, |_, stream| {
-        let (name, cursor, _) = resumed(stream)?;
+    let (name, cursor) = find(history, |facts, stream| {
+        let (name, cursor, _) = resumed(facts, stream)?;
         // Others still have what it had.
         (stream.actor != "auditor").then_some((name, cursor))
     })?;
@@ -203,7 +210,7 @@ pub(super) fn refuse_good_cursor(history: &mut History) -> Option<()> {
 }
 
 pub(super) fn silent_epoch(history: &mut History) -> Option<()> {
-    let (actor, number) = find(history, |_, stream| resumed(stream).map(|(name, ..)| name))?;
+    let (actor, number) = find(history, |facts, stream| resumed(facts, stream).map(|(name, ..)| name))?;
     for record in history.records.iter_mut().filter(|record| record.actor == actor) {
         if let What::Subscribe { stream, start: Start::Cursor(cursor), .. } = &mut record.what
             && *stream == number
@@ -217,12 +224,13 @@ pub(super) fn silent_epoch(history: &mut History) -> Option<()> {
 pub(super) fn consumer_goes_back(history: &mut History) -> Option<()> {
     let (name, first, before) = find(history, |facts, stream| {
         let (first, event, _) = stream.news().next().filter(|_| *stream.start == Start::Kept)?;
-        let before = facts.logs.get(stream.epoch()?)?.events.get(&(first - 1))?;
+        let epoch = stream.epoch()?;
+        let before = facts.logs.get(epoch)?.events.get(&(first - 1))?;
         // The consumer had acknowledged the one before; otherwise it may come again.
         let acknowledged = facts.records.iter().any(|record| {
             record.t < stream.asked
                 && matches!(&record.what, What::Acknowledged { consumer, at: Some(at), outcome }
-                    if consumer == stream.consumer && outcome.is_ok() && at.offset >= first - 1)
+                    if consumer == stream.consumer && outcome.is_ok() && at.epoch == epoch && at.offset >= first - 1)
         });
         acknowledged.then(|| Some((name(stream)?, event.clone(), before.event.clone())))?
     })?;
@@ -235,6 +243,8 @@ pub(super) fn consumer_goes_back(history: &mut History) -> Option<()> {
 }
 
 /// Two responses of a stream, one after the other, both with a cursor and the second with events; not the first of the stream.
+///
+/// The first one's cursor is that of its last event; that of a filtered stream may be further on, and then one less takes nothing back.
 fn consecutive(facts: &Facts<'_>, stream: &Stream<'_>) -> Option<(Name, Pos, Pos)> {
     let name = name(stream)?;
     // A cursor that somebody resumed from is also promise 4's.
@@ -242,7 +252,8 @@ fn consecutive(facts: &Facts<'_>, stream: &Stream<'_>) -> Option<(Name, Pos, Pos
     let batches: Vec<_> = stream.batches.iter().skip(2).collect();
     batches.windows(2).find_map(|pair| {
         let (one, two) = (pair[0].cursor?, pair[1].events.first()?.at.as_ref()?);
-        (!used(one) && !pair[0].events.is_empty()).then(|| (name.clone(), one.clone(), two.clone()))
+        let own = pair[0].events.last()?.at.as_ref() == Some(one);
+        (own && !used(one)).then(|| (name.clone(), one.clone(), two.clone()))
     })
 }
 
@@ -271,11 +282,17 @@ pub(super) fn snapshot_lacks(history: &mut History) -> Option<()> {
         if *stream.start != Start::Snapshot || !stream.filter.is_empty() {
             return None;
         }
-        let whole = stream.batches.iter().find_map(|batch| batch.cursor)?;
+        let (first, whole) = stream.batches.iter().enumerate().find_map(|(i, batch)| Some((i, batch.cursor?)))?;
+        // The response with the first cursor may tell of one that came meanwhile.
+        let news = || stream.batches[..=first].iter().filter(|batch| !batch.snapshot).flat_map(|batch| batch.events);
         let events = stream.batches.iter().filter(|batch| batch.snapshot).flat_map(|batch| batch.events);
         let lasting = events.into_iter().find(|event| {
             let life = facts.life(&event.connection);
-            life.is_some_and(|life| life.end.is_none_or(|(end, _)| end > whole.offset))
+            let there = life.is_some_and(|life| {
+                let stays = life.end.is_none_or(|(end, _)| end > whole.offset);
+                life.epoch == whole.epoch && life.at <= whole.offset && stays
+            });
+            there && news().all(|other| other.connection != event.connection)
         })?;
         facts.knows(whole).then(|| Some((name(stream)?, lasting.connection.clone())))?
     })?;
