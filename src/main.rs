@@ -6,6 +6,11 @@ use std::process::ExitCode;
 use heartwire::cli::{self, Outcome};
 use heartwire::config::{Config, ConfigArgs};
 
+/// A connection is a handful of small blocks, two of them aligned to 128 bytes: an allocator with a page for each size keeps them with nothing
+/// between, and gives whole pages back after a burst. docs/performance.md has what it was measured against.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The configuration or the command line is wrong.
 const USAGE: u8 = 2;
 

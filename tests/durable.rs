@@ -255,7 +255,8 @@ async fn a_data_directory_on_a_read_only_mount_is_refused_by_its_name_and_nothin
     };
     // One of a run before, one that is empty, and one that would have to be made.
     let process = start(&directory).await;
-    drop(process.connect("a").await);
+    let mut events = process.events().await;
+    drop(process.connect_seen("a", &mut events).await);
     kill(process).await;
     std::fs::create_dir(directory.path().join("empty")).expect("made");
     let before = contents(directory.path());
