@@ -214,6 +214,9 @@ impl<S: FrameSocket> Driver<S> {
         if self.reliable.is_some() {
             return self.gather_envelopes();
         }
+        if self.connection().outbox.is_idle() {
+            return false;
+        }
         let now = Instant::now();
         let mut any = false;
         while self.socket.buffered() < WRITE_BURST {
@@ -327,15 +330,13 @@ impl<S: FrameSocket> Driver<S> {
 
     /// Notes that bytes came which are no message yet, and ends a message that takes for ever.
     fn check_partial(&mut self) -> Result<(), CloseReason> {
-        if !self.socket.take_activity() {
+        let (active, partial) = (self.socket.take_activity(), self.socket.partial_bytes());
+        if !active || partial == 0 {
+            // What came was whole, and was heard when it was taken.
             return Ok(());
         }
         if self.host.settings.any_frame_counts {
             self.heard();
-        }
-        let partial = self.socket.partial_bytes();
-        if partial == 0 {
-            return Ok(());
         }
         let now = self.clock().now().max(1);
         if self.partial_since == 0 {
@@ -350,8 +351,7 @@ impl<S: FrameSocket> Driver<S> {
 
     /// What one frame means.
     fn take(&mut self, inbound: Inbound) -> Result<(), CloseReason> {
-        let host = Arc::clone(&self.host);
-        if host.settings.any_frame_counts {
+        if self.host.settings.any_frame_counts {
             self.heard();
         }
         match inbound {
