@@ -137,8 +137,8 @@ pub struct Session<'a> {
     pub opened: Option<(Time, &'a str)>,
     pub tx: Vec<Message<'a>>,
     pub rx: Vec<Message<'a>>,
-    /// When the server's machine had something of it that proves it alive.
-    pub beats: Vec<Time>,
+    /// When the server's machine had something of it that proves it alive: not before the one moment, and by the other.
+    pub beats: Vec<(Time, Time)>,
     pub hello: Option<(Time, &'a str, bool)>,
     pub rx_acks: Vec<(Time, u64, &'a Record)>,
     pub tx_acks: Vec<(Time, u64)>,
@@ -401,7 +401,7 @@ impl<'a> Facts<'a> {
                 What::Opened { address, .. } => session.opened = Some((t, address)),
                 What::Tx { id, seq, .. } => session.tx.push(Message { t, id, seq: *seq, record }),
                 What::Rx { id, seq, .. } => session.rx.push(Message { t, id, seq: *seq, record }),
-                What::Beat { .. } => session.beats.push(t),
+                What::Beat { took, .. } => session.beats.push((t - took, t)),
                 What::Hello { connection, resumed, .. } => session.hello = Some((t, connection, *resumed)),
                 What::RxAck { received, .. } => session.rx_acks.push((t, *received, record)),
                 What::TxAck { received, .. } => session.tx_acks.push((t, *received)),
@@ -619,7 +619,7 @@ fn session_of(what: &What) -> Option<u32> {
         What::Opened { session, .. }
         | What::Refused { session, .. }
         | What::Tx { session, .. }
-        | What::Beat { session }
+        | What::Beat { session, .. }
         | What::Rx { session, .. }
         | What::Hello { session, .. }
         | What::RxAck { session, .. }
