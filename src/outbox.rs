@@ -165,6 +165,13 @@ impl Outbox {
         waiting.map(|queued| &queued.frame).for_each(&mut look);
     }
 
+    /// Whether there is nothing to pop, not even the news that something was late.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let queue = self.queue();
+        queue.waiting.is_none() && queue.expired == 0
+    }
+
     /// Frames and bytes waiting.
     #[must_use]
     pub fn depth(&self) -> (usize, usize) {

@@ -90,8 +90,6 @@ pub(super) struct Driver<S> {
     /// When the message that is being assembled began; 0 for none.
     partial_since: Millis,
     speaks_text: bool,
-    /// The timeout was over and bytes were waiting in the kernel: they have until the next look.
-    reprieved: bool,
     admission: Admission,
     /// Only with the reliable subprotocol.
     reliable: Option<Box<Reliable<S>>>,
@@ -119,7 +117,6 @@ impl<S: FrameSocket> Driver<S> {
             write_deadline: None,
             partial_since: 0,
             speaks_text,
-            reprieved: false,
             admission,
             reliable: None,
         }
@@ -213,6 +210,9 @@ impl<S: FrameSocket> Driver<S> {
     fn gather(&mut self) -> bool {
         if self.reliable.is_some() {
             return self.gather_envelopes();
+        }
+        if self.connection().outbox.is_idle() {
+            return false;
         }
         let now = Instant::now();
         let mut any = false;
@@ -320,22 +320,19 @@ impl<S: FrameSocket> Driver<S> {
         reason
     }
 
-    fn heard(&mut self) {
-        self.reprieved = false;
+    fn heard(&self) {
         self.registration.heard();
     }
 
     /// Notes that bytes came which are no message yet, and ends a message that takes for ever.
     fn check_partial(&mut self) -> Result<(), CloseReason> {
-        if !self.socket.take_activity() {
+        let (active, partial) = (self.socket.take_activity(), self.socket.partial_bytes());
+        if !active || partial == 0 {
+            // What came was whole, and was heard when it was taken.
             return Ok(());
         }
         if self.host.settings.any_frame_counts {
             self.heard();
-        }
-        let partial = self.socket.partial_bytes();
-        if partial == 0 {
-            return Ok(());
         }
         let now = self.clock().now().max(1);
         if self.partial_since == 0 {
@@ -350,8 +347,7 @@ impl<S: FrameSocket> Driver<S> {
 
     /// What one frame means.
     fn take(&mut self, inbound: Inbound) -> Result<(), CloseReason> {
-        let host = Arc::clone(&self.host);
-        if host.settings.any_frame_counts {
+        if self.host.settings.any_frame_counts {
             self.heard();
         }
         match inbound {
@@ -447,19 +443,25 @@ impl<S: FrameSocket> Driver<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// The timeout is over and everything readable has been read. What waits in the kernel all the same has until the next look,
-    /// because the runtime may not have learned of it yet.
-    fn expire(&mut self) -> Result<(), CloseReason> {
+    /// The timeout is over. What the runtime knew of has been read; what waits in the kernel all the same, because a busy machine let nobody look
+    /// there, is read now, before the client is held to be silent.
+    fn expire(&mut self, context: &mut Context<'_>) -> Result<(), CloseReason> {
+        if !self.is_silent() {
+            return Ok(());
+        }
+        self.socket.ask_kernel();
+        if let Poll::Ready(read) = self.poll_read(context) {
+            read?;
+        }
+        // More than one burst is read on, and judged by the next look.
+        let all_was_read = matches!(self.phase, Phase::Open) && !self.socket.asks_kernel();
+        if all_was_read && self.is_silent() { Err(CloseReason::HeartbeatTimeout) } else { Ok(()) }
+    }
+
+    fn is_silent(&self) -> bool {
         let connection = self.connection();
         let silence = self.clock().now().saturating_sub(connection.silent_since());
-        if silence < Millis::from(connection.cadence().timeout) {
-            return Ok(());
-        }
-        if !self.reprieved && self.socket.unread() {
-            self.reprieved = true;
-            return Ok(());
-        }
-        Err(CloseReason::HeartbeatTimeout)
+        silence >= Millis::from(connection.cadence().timeout)
     }
 
     fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
@@ -485,7 +487,7 @@ impl<S: FrameSocket> Driver<S> {
                 _ => self.poll_read(context)?,
             };
             if signals & signal::EXPIRE != 0 && matches!(self.phase, Phase::Open) {
-                self.expire()?;
+                self.expire(context)?;
             }
             if progress.is_pending() && self.owes_envelope() && self.takes_writes() {
                 // What was read has to be answered, and nothing else would wake this task for it.

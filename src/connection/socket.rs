@@ -52,8 +52,11 @@ pub trait FrameSocket: Unpin + Send + 'static {
     /// Whether any byte has arrived since this was last asked.
     fn take_activity(&mut self) -> bool;
 
-    /// Whether bytes (or the end) wait in the kernel, asked of the kernel itself.
-    fn unread(&self) -> bool;
+    /// Has what is read from now on be asked of the kernel itself where the runtime knows of nothing, until there is nothing.
+    fn ask_kernel(&mut self);
+
+    /// Whether what there was then has not all been read yet.
+    fn asks_kernel(&self) -> bool;
 
     /// Buffers a data frame; call only while [`FrameSocket::buffered`] is small.
     fn queue(&mut self, payload: &Payload);
@@ -87,8 +90,12 @@ impl FrameSocket for Box<dyn FrameSocket> {
         (**self).take_activity()
     }
 
-    fn unread(&self) -> bool {
-        (**self).unread()
+    fn ask_kernel(&mut self) {
+        (**self).ask_kernel();
+    }
+
+    fn asks_kernel(&self) -> bool {
+        (**self).asks_kernel()
     }
 
     fn queue(&mut self, payload: &Payload) {
@@ -132,7 +139,9 @@ impl FrameSocket for NoSocket {
         false
     }
 
-    fn unread(&self) -> bool {
+    fn ask_kernel(&mut self) {}
+
+    fn asks_kernel(&self) -> bool {
         false
     }
 

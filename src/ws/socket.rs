@@ -48,6 +48,7 @@ pub struct WsSocket<S> {
     /// In bytes.
     max_message: u32,
     active: bool,
+    asks_kernel: bool,
 }
 
 /// The protocol machine, and what is known of the bytes it has.
@@ -87,7 +88,7 @@ impl<S: Wire> WsSocket<S> {
     pub fn new(stream: S, read_ahead: &[u8], max_message: usize) -> Self {
         let max_message = u32::try_from(max_message).unwrap_or(u32::MAX);
         let machine = (!read_ahead.is_empty()).then(|| Machine::new(read_ahead, max_message));
-        Self { stream, machine, out: Vec::new(), written: 0, max_message, active: false }
+        Self { stream, machine, out: Vec::new(), written: 0, max_message, active: false, asks_kernel: false }
     }
 
     fn machine(&mut self) -> &mut Machine {
@@ -105,7 +106,9 @@ impl<S: Wire> WsSocket<S> {
         let max_message = self.max_message;
         let machine = self.machine.get_or_insert_with(|| Machine::new(&[], max_message));
         let (mid_frame, boundaries) = (self.written > 0, &mut machine.boundaries);
-        let mut stream = Synchronous { stream: &mut self.stream, context, boundaries, mid_frame, reading, read: 0 };
+        let asks_kernel = self.asks_kernel;
+        let stream = &mut self.stream;
+        let mut stream = Synchronous { stream, context, boundaries, mid_frame, reading, asks_kernel, read: 0 };
         let result = run(&mut machine.context, &mut stream);
         let read = stream.read;
         machine.partial += read;
@@ -143,7 +146,7 @@ impl<S: Wire> WsSocket<S> {
 
 impl<S: Wire> FrameSocket for WsSocket<S> {
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<Inbound, SocketError>> {
-        if self.machine.is_none() {
+        if self.machine.is_none() && !self.asks_kernel {
             ready!(self.stream.poll_readable(context));
         }
         let message = match self.with_machine(context, true, |machine, stream| machine.read(stream)) {
@@ -151,6 +154,7 @@ impl<S: Wire> FrameSocket for WsSocket<S> {
             Err(error) => {
                 let error = error_of(error);
                 if error.is_pending() {
+                    self.asks_kernel = false;
                     self.park(context);
                 }
                 return error.map(Err);
@@ -191,8 +195,12 @@ impl<S: Wire> FrameSocket for WsSocket<S> {
         std::mem::take(&mut self.active)
     }
 
-    fn unread(&self) -> bool {
-        self.stream.unread()
+    fn ask_kernel(&mut self) {
+        self.asks_kernel = true;
+    }
+
+    fn asks_kernel(&self) -> bool {
+        self.asks_kernel
     }
 
     fn queue(&mut self, payload: &Payload) {

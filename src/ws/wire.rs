@@ -1,7 +1,6 @@
 //! The stream under a WebSocket, and what makes it look to tungstenite's machine like blocking I/O that would block.
 
 use std::io::{self, Read, Write};
-use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -18,8 +17,13 @@ pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
         Poll::Ready(())
     }
 
-    /// Whether bytes (or the end) wait to be read, asked of the kernel and not of the runtime, which may not know yet.
-    fn unread(&self) -> bool;
+    /// Reads what waits in the kernel past the runtime, which may not have learned of it yet. A stream without a kernel would block.
+    ///
+    /// # Errors
+    /// Those of a read of a socket that does not block.
+    fn read_from_kernel(&self, _: &mut [u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::WouldBlock.into())
+    }
 }
 
 impl Wire for TcpStream {
@@ -28,19 +32,13 @@ impl Wire for TcpStream {
         self.poll_read_ready(context).map(drop)
     }
 
-    fn unread(&self) -> bool {
-        let mut byte = [MaybeUninit::uninit()];
-        // The socket is non-blocking: with nothing there this is an error.
-        socket2::SockRef::from(self).peek(&mut byte).is_ok()
+    fn read_from_kernel(&self, buffer: &mut [u8]) -> io::Result<usize> {
+        (&*socket2::SockRef::from(self)).read(buffer)
     }
 }
 
 #[cfg(test)]
-impl Wire for tokio::io::DuplexStream {
-    fn unread(&self) -> bool {
-        false
-    }
-}
+impl Wire for tokio::io::DuplexStream {}
 
 /// A stream as tungstenite wants it: `Read` and `Write` that would block, with the task woken when it may go on.
 pub(super) struct Synchronous<'a, 'b, S> {
@@ -52,23 +50,23 @@ pub(super) struct Synchronous<'a, 'b, S> {
     pub(super) mid_frame: bool,
     /// A Pong that cannot be written must not hide what can still be read; the next flush meets the error again.
     pub(super) reading: bool,
+    /// Where the runtime knows of nothing to read, the kernel is asked.
+    pub(super) asks_kernel: bool,
     /// How many bytes were read.
     pub(super) read: usize,
 }
 
 impl<S: Wire> Read for Synchronous<'_, '_, S> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let mut buffer = ReadBuf::new(buffer);
-        match Pin::new(&mut *self.stream).poll_read(self.context, &mut buffer) {
-            Poll::Ready(Ok(())) => {
-                let read = buffer.filled();
-                self.boundaries.advance(read);
-                self.read += read.len();
-                Ok(read.len())
-            }
-            Poll::Ready(Err(error)) => Err(error),
+        let mut filled = ReadBuf::new(buffer);
+        let count = match Pin::new(&mut *self.stream).poll_read(self.context, &mut filled) {
+            Poll::Ready(read) => read.map(|()| filled.filled().len()),
+            Poll::Pending if self.asks_kernel => self.stream.read_from_kernel(buffer),
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
-        }
+        }?;
+        self.boundaries.advance(&buffer[..count]);
+        self.read += count;
+        Ok(count)
     }
 }
 

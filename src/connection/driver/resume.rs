@@ -78,7 +78,6 @@ impl<S: FrameSocket> Driver<S> {
     fn forget_socket(&mut self) {
         self.write_deadline = None;
         self.partial_since = 0;
-        self.reprieved = false;
         self.pinged.lose();
     }
 

@@ -26,8 +26,12 @@ impl FrameSocket for Fragile {
         self.0.take_activity()
     }
 
-    fn unread(&self) -> bool {
-        self.0.unread()
+    fn ask_kernel(&mut self) {
+        self.0.ask_kernel();
+    }
+
+    fn asks_kernel(&self) -> bool {
+        self.0.asks_kernel()
     }
 
     fn queue(&mut self, payload: &Payload) {

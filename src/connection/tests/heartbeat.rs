@@ -1,13 +1,13 @@
 //! Silence is noticed on time, and whoever is heard is never taken for gone.
 
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Mutex;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio_tungstenite::tungstenite::Message;
 
-use super::client::{GOES_ON, PING, PONG, Raw, TEXT, TEXT_BEGINS};
+use super::client::{GOES_ON, PING, PONG, TEXT, TEXT_BEGINS};
 use super::*;
 use crate::ws::Wire;
 
@@ -237,10 +237,10 @@ async fn the_close_of_an_expired_client_is_tried_for_two_seconds() {
     world.rests().await;
 }
 
-/// A pipe whose kernel knows of bytes that the runtime has not learned of yet.
+/// A pipe whose kernel has bytes that the runtime has not learned of.
 struct Delayed {
     pipe: DuplexStream,
-    unread: Arc<AtomicBool>,
+    kernel: Arc<Mutex<Vec<u8>>>,
 }
 
 impl AsyncRead for Delayed {
@@ -268,31 +268,37 @@ impl AsyncWrite for Delayed {
 }
 
 impl Wire for Delayed {
-    fn unread(&self) -> bool {
-        self.unread.load(Ordering::Relaxed)
+    fn poll_readable(&self, _: &mut Context<'_>) -> Poll<()> {
+        Poll::Pending
+    }
+
+    fn read_from_kernel(&self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let mut kernel = self.kernel.lock().expect("not poisoned");
+        if kernel.is_empty() {
+            return Err(std::io::ErrorKind::WouldBlock.into());
+        }
+        let count = kernel.len().min(buffer.len());
+        buffer[..count].copy_from_slice(&kernel[..count]);
+        kernel.drain(..count);
+        Ok(count)
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_waits_in_the_kernel_at_the_deadline_is_waited_for_until_the_next_look() {
-    for arrives in [true, false] {
+async fn what_waits_in_the_kernel_at_the_deadline_is_read_though_the_runtime_has_not_learned_of_it() {
+    for beats in [0, 1, 100] {
         let world = World::new(quiet);
-        let unread = Arc::new(AtomicBool::new(false));
+        let kernel = Arc::new(Mutex::new(Vec::new()));
         let (ours, theirs) = tokio::io::duplex(PIPE);
-        let wire = Delayed { pipe: ours, unread: Arc::clone(&unread) };
-        world.serve(WsSocket::new(wire, &[], 1_000), Some("a"));
-        let mut raw = Raw::new(theirs);
+        world.serve(WsSocket::new(Delayed { pipe: ours, kernel: Arc::clone(&kernel) }, &[], 1_000), Some("a"));
         pass(Duration::from_millis(59_950)).await;
-        unread.store(true, Ordering::Relaxed);
-        pass(Duration::from_millis(100)).await;
-        assert_eq!(world.count(KindTag::Disconnected), 0, "spared");
-        if arrives {
-            raw.frame(TEXT, b"heartbeat").await;
-        }
-        pass(Duration::from_millis(250)).await;
-        assert_eq!(world.count(KindTag::Disconnected), usize::from(!arrives), "but once");
-        // The next silence is spared once again.
-        drop(raw);
+        kernel.lock().expect("not poisoned").extend([0x8a, 0x80, 0, 0, 0, 0].repeat(beats));
+        pass(30 * SECOND).await;
+        assert_eq!(world.count(KindTag::Disconnected), usize::from(beats == 0));
+        assert!(kernel.lock().expect("not poisoned").is_empty());
+        pass(31 * SECOND).await;
+        assert_eq!(world.count(KindTag::Disconnected), 1, "that was no silence, and this is");
+        drop(theirs);
         world.rests().await;
     }
 }

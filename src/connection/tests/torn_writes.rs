@@ -46,11 +46,7 @@ impl AsyncWrite for Choppy {
     }
 }
 
-impl Wire for Choppy {
-    fn unread(&self) -> bool {
-        false
-    }
-}
+impl Wire for Choppy {}
 
 #[tokio::test(start_paused = true)]
 async fn frames_pongs_beats_and_the_close_never_fall_into_each_other() {
