@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use heartwire::app::{Addresses, App, Listeners};
 use heartwire::clock::Clock;
 use heartwire::config::{Config, ListenAddress};
+use tokio::time::Instant;
 
 use crate::crowd;
 

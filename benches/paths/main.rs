@@ -9,7 +9,6 @@
 mod budget;
 mod callgrind;
 mod journal;
-#[expect(clippy::module_inception, reason = "the paths of the bench of that name")]
 mod paths;
 mod subscribe;
 mod world;

@@ -208,11 +208,6 @@ impl Wire for MemoryWire {
         ends.reader = Some(context.waker().clone());
         Poll::Pending
     }
-
-    fn unread(&self) -> bool {
-        let ends = self.ends();
-        ends.closed || ends.read < ends.inbound.len()
-    }
 }
 
 impl AsyncRead for MemoryWire {
