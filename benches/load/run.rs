@@ -52,10 +52,7 @@ pub fn install(names: &[String]) -> Result<(), String> {
         match peer.version() {
             Some(version) if status.success() => println!("{}: {version}", peer.name),
             _ => {
-                println!(
-                    "{}: cannot be installed here ({status}, the reason is above); it will be left out",
-                    peer.name
-                );
+                println!("{}: cannot be installed here ({status}; see above); it will be left out", peer.name);
                 missing.push(peer.name);
             }
         }
