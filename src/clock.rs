@@ -94,9 +94,31 @@ impl Clock {
     /// Liveness time now.
     #[must_use]
     pub fn now(&self) -> Millis {
+        self.liveness_at(self.uptime())
+    }
+
+    fn liveness_at(&self, uptime: Millis) -> Millis {
         let sweeps = Sweeps::from_bits(self.inner.sweeps.load(Ordering::Acquire));
         let latest = Millis::from(sweeps.due) * GRAIN + FROZEN_AFTER.as_millis() as Millis;
-        self.uptime().min(latest).saturating_sub(Millis::from(sweeps.frozen) * GRAIN)
+        uptime.min(latest).saturating_sub(Millis::from(sweeps.frozen) * GRAIN)
+    }
+
+    /// What the clocks say now, to tell the times of many connections by.
+    #[must_use]
+    pub fn moment(&self) -> Moment {
+        let monotonic = self.inner.origin.elapsed();
+        let uptime = monotonic.as_millis() as Millis;
+        let now = self.liveness_at(uptime);
+        let frozen = Duration::from_millis(uptime.saturating_sub(now));
+        Moment { uptime, now, liveness: monotonic.saturating_sub(frozen), wall: self.wall_nanos() }
+    }
+
+    /// The first moment from now on at which monotonic time is a whole number of `period`s.
+    #[must_use]
+    pub fn next_multiple(&self, period: Duration) -> Instant {
+        let period = period.as_nanos().max(1);
+        let next = self.inner.origin.elapsed().as_nanos().next_multiple_of(period);
+        self.inner.origin + Duration::from_nanos(u64::try_from(next).unwrap_or(u64::MAX))
     }
 
     /// Says that a sweep is running and that the next is due in `period`. If this one came more than
@@ -128,11 +150,28 @@ impl Clock {
     /// The wall time at which liveness time was `then`, as far as can be told now.
     #[must_use]
     pub fn wall_nanos_at(&self, then: Millis) -> UnixNanos {
-        // To the nanosecond, so that the same moment asked for twice is told the same to within what reading two clocks takes.
-        let monotonic = self.inner.origin.elapsed().as_nanos() as i128;
-        let frozen = i128::from(self.uptime().saturating_sub(self.now())) * 1_000_000;
-        let ago = monotonic - frozen - i128::from(then) * 1_000_000;
-        self.wall_nanos() - UnixNanos::try_from(ago.max(0)).unwrap_or(0)
+        self.moment().wall_nanos_at(then)
+    }
+}
+
+/// What the clocks of a process said at one moment. Reading a clock costs more than what is told by it.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Monotonic time.
+    pub uptime: Millis,
+    /// Liveness time.
+    pub now: Millis,
+    /// The same to the nanosecond, so that a time asked for twice is told the same to within what reading two clocks takes.
+    liveness: Duration,
+    wall: UnixNanos,
+}
+
+impl Moment {
+    /// The wall time at which liveness time was `then`.
+    #[must_use]
+    pub fn wall_nanos_at(&self, then: Millis) -> UnixNanos {
+        let ago = self.liveness.saturating_sub(Duration::from_millis(then));
+        self.wall - UnixNanos::try_from(ago.as_nanos()).unwrap_or(0)
     }
 }
 
@@ -176,6 +215,36 @@ mod tests {
         tokio::time::advance(Duration::from_millis(1_050)).await;
         assert_eq!(clock.expect_sweep(TICK), None);
         assert_eq!(clock.now(), 1_050);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_moment_says_what_the_clocks_say_and_tells_wall_times_by_liveness_time() {
+        let start = Instant::now();
+        let clock = Clock::new(move || SystemTime::UNIX_EPOCH + start.elapsed());
+        clock.expect_sweep(TICK);
+        tokio::time::advance(Duration::from_secs(3600)).await;
+        clock.expect_sweep(TICK);
+        tokio::time::advance(Duration::from_millis(50)).await;
+        let moment = clock.moment();
+        assert_eq!((moment.uptime, moment.now), (clock.uptime(), clock.now()));
+        assert_eq!((moment.uptime, moment.now), (3_600_050, 150));
+        // 30 ms of liveness time ago, and not at all of the hour.
+        assert_eq!(moment.wall_nanos_at(120), 3_600_020 * 1_000_000);
+        assert_eq!(
+            moment.wall_nanos_at(200),
+            moment.wall_nanos_at(150),
+            "what is later than the moment is told as the moment"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_next_multiple_of_a_period_is_now_or_less_than_a_period_away() {
+        let clock = Clock::default();
+        let start = Instant::now();
+        for (advance, next) in [(0, 0), (1, 100_000), (99_998, 100_000), (1, 100_000), (37_000, 200_000)] {
+            tokio::time::advance(Duration::from_micros(advance)).await;
+            assert_eq!(clock.next_multiple(TICK), start + Duration::from_micros(next));
+        }
     }
 
     #[tokio::test(start_paused = true)]

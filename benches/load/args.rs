@@ -48,6 +48,10 @@ pub struct Options {
     #[arg(long, value_delimiter = ',', default_value = "heartwire")]
     pub against: Vec<String>,
 
+    /// Also run `heartwire-journal` beside `heartwire`: the same with its log in a directory on disk
+    #[arg(long)]
+    pub with_journal: bool,
+
     /// Server that ratios are taken to [default: the last of --against that took part]
     #[arg(long)]
     pub reference: Option<String>,
@@ -64,7 +68,7 @@ pub struct Options {
     #[arg(long, value_parser = seconds)]
     pub window: Option<Duration>,
 
-    /// Messages or events a second, where a scenario has a fixed rate [default: the scenario's own]
+    /// Messages, events or connects a second, where a scenario has a fixed rate [default: the scenario's own]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate: Option<u32>,
 

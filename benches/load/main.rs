@@ -13,6 +13,7 @@ mod crowd;
 mod dialect;
 mod frames;
 mod host;
+mod kernel;
 mod latency;
 mod peers;
 mod plot;

@@ -9,6 +9,9 @@ use serde::Deserialize;
 use crate::args::Options;
 use crate::dialect::Dialect;
 
+/// Heartwire with its log on disk: no folder of its own, but a server beside `heartwire` in the same table.
+pub const JOURNALLED: &str = "heartwire-journal";
+
 /// A server as described by its folder.
 #[derive(Clone, Debug)]
 pub struct Peer {
@@ -18,6 +21,8 @@ pub struct Peer {
     pub folder: PathBuf,
     /// The binary, where it is Heartwire.
     pub binary: PathBuf,
+    /// Settings of its own, besides those of the command.
+    pub set: Vec<String>,
     pub about: About,
 }
 
@@ -80,7 +85,24 @@ impl Peer {
         let file = folder.join("peer.toml");
         let text = std::fs::read_to_string(&file).map_err(|error| format!("{}: {error}", file.display()))?;
         let about = toml::from_str(&text).map_err(|error| format!("{}: {error}", file.display()))?;
-        Ok(Self { name: name.to_owned(), folder, binary: env!("CARGO_BIN_EXE_heartwire").into(), about })
+        let binary = env!("CARGO_BIN_EXE_heartwire").into();
+        Ok(Self { name: name.to_owned(), folder, binary, set: Vec::new(), about })
+    }
+
+    /// Whether it has a folder.
+    pub fn is_known(name: &str) -> bool {
+        folder().join(name).join("peer.toml").is_file()
+    }
+
+    fn journalled() -> Result<Self, String> {
+        let mut peer = Self::named("heartwire")?;
+        peer.name = JOURNALLED.to_owned();
+        peer.about.title = "Heartwire with a journal on disk".to_owned();
+        peer.about
+            .differs
+            .push("set log.data_dir: every event is written and synced before a subscriber is told".to_owned());
+        peer.set.push("log.data_dir={scratch}/data".to_owned());
+        Ok(peer)
     }
 
     /// Those that the command names, in its order.
@@ -93,11 +115,21 @@ impl Peer {
                 peer.name.clone_from(name);
                 return Ok(peer);
             }
-            let known = folder().join(name).join("peer.toml").is_file();
-            if known { Self::named(name) } else { Err(format!("no server is called {name}; `list` shows them")) }
+            match name.as_str() {
+                JOURNALLED => Self::journalled(),
+                _ if Self::is_known(name) => Self::named(name),
+                _ => Err(format!("no server is called {name}; `list` shows them")),
+            }
         };
-        let unnamed = options.binary.iter().map(|(name, _)| name).filter(|name| !options.against.contains(name));
-        options.against.iter().chain(unnamed).map(choose).collect()
+        let mut names = options.against.clone();
+        if options.with_journal && !names.iter().any(|name| name == JOURNALLED) {
+            // Beside the one in memory, where that takes part.
+            let at = names.iter().position(|name| name == "heartwire").map_or(names.len(), |at| at + 1);
+            names.insert(at, JOURNALLED.to_owned());
+        }
+        let unnamed: Vec<_> =
+            options.binary.iter().map(|(name, _)| name).filter(|name| !names.contains(name)).cloned().collect();
+        names.iter().chain(&unnamed).map(choose).collect()
     }
 
     /// Where its install.sh puts it.

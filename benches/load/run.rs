@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::args::Options;
 use crate::host::Host;
-use crate::peers::{Peer, repository};
+use crate::peers::{JOURNALLED, Peer, repository};
 use crate::results::{Outcome, Report, ServerResults};
 use crate::scenarios::{self, Scenario};
 use crate::stage::Stage;
@@ -22,7 +22,7 @@ pub fn list() -> Result<(), String> {
     for scenario in scenarios::ALL {
         println!("  {:<12} {}", scenario.name, scenario.about);
     }
-    println!("Servers:");
+    println!("Servers, besides {JOURNALLED}, which is heartwire with its log on disk:");
     for peer in Peer::all()? {
         let version = peer.version().unwrap_or_else(|| "not installed".to_owned());
         let scenarios: Vec<_> = peer.about.scenarios.iter().map(String::as_str).collect();
@@ -37,8 +37,12 @@ pub fn list() -> Result<(), String> {
     Ok(())
 }
 
+/// Installs those named, or all. One that cannot be had is told of; it is an error only where it was asked for by name.
 pub fn install(names: &[String]) -> Result<(), String> {
-    let mut failed = Vec::new();
+    let mut missing = Vec::new();
+    if let Some(unknown) = names.iter().find(|name| !Peer::is_known(name)) {
+        return Err(format!("no server is called {unknown}; `list` shows them"));
+    }
     for peer in Peer::all()? {
         if !names.is_empty() && !names.contains(&peer.name) {
             continue;
@@ -48,12 +52,23 @@ pub fn install(names: &[String]) -> Result<(), String> {
         match peer.version() {
             Some(version) if status.success() => println!("{}: {version}", peer.name),
             _ => {
-                println!("{}: cannot be installed here ({status}); it will be left out", peer.name);
-                failed.push(peer.name);
+                println!(
+                    "{}: cannot be installed here ({status}, the reason is above); it will be left out",
+                    peer.name
+                );
+                missing.push(peer.name);
             }
         }
     }
-    if failed.is_empty() { Ok(()) } else { Err(format!("not installed: {}", failed.join(", "))) }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let told = format!("not installed: {}", missing.join(", "));
+    if names.is_empty() {
+        println!("{told}; all others are, and runs leave out what is missing");
+        return Ok(());
+    }
+    Err(told)
 }
 
 pub fn run(options: &Options) -> Result<(), String> {
@@ -134,8 +149,9 @@ fn measure(scenario: &Scenario, peers: &[Peer], options: &Options, out: &std::pa
     }
     let servers: Vec<_> = taking_part.into_iter().map(|(_, results)| results).collect();
     let has_part = |name: &String| servers.iter().any(|server| &server.name == name);
-    let reference =
-        options.reference.clone().filter(has_part).or_else(|| servers.last().map(|server| server.name.clone()));
+    // The one with a journal is a variant, which nobody else is compared with unless asked for.
+    let last = || servers.iter().rfind(|server| server.name != JOURNALLED).or(servers.last());
+    let reference = options.reference.clone().filter(has_part).or_else(|| last().map(|server| server.name.clone()));
     Report {
         scenario: scenario.name.to_owned(),
         about: scenario.about.to_owned(),

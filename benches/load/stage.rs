@@ -46,7 +46,9 @@ impl Stage<'_> {
     }
 
     pub fn start_at(&self, ports: Ports) -> Result<Server, String> {
-        let settings = Settings { interval: self.interval, timeout: self.timeout(), set: self.options.set.clone() };
+        // Its own come last, so that they hold.
+        let set = self.options.set.iter().chain(&self.peer.set).cloned().collect();
+        let settings = Settings { interval: self.interval, timeout: self.timeout(), set };
         Server::start(self.peer, &settings, ports, &self.directory)
     }
 

@@ -222,6 +222,7 @@ impl Registry {
             return Ok(Attempt::NeedsRoom(needed));
         }
         let (mut views, mut last) = (Vec::with_capacity(connections.len()), None);
+        let now = self.clock.moment();
         for (connection, change) in connections.iter().zip(changes) {
             let mut ledger = connection.ledger();
             let kind = change.map(|change| change.make(&mut ledger));
@@ -234,7 +235,7 @@ impl Registry {
                 }
             }
             let member = shard.fold.find(connection.info().connection_id).and_then(|index| shard.fold.get(index));
-            views.extend(member.map(|member| ConnectionView { labels, cadence, ..self.view(member) }));
+            views.extend(member.map(|member| ConnectionView { labels, cadence, ..Self::view(member, &now) }));
         }
         // The queue's order is the log's: when the last is visible, so are those before it, which others may have submitted.
         let committed = last.map(|mut last| {

@@ -9,7 +9,7 @@ use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 
 use super::window::Reliable;
-use crate::clock::{Clock, Millis};
+use crate::clock::{Clock, Millis, Moment};
 use crate::close::CloseReason;
 use crate::event::{ConnectionInfo, RELIABLE, Stats, Unacked};
 use crate::heartbeat::Cadence;
@@ -363,21 +363,21 @@ impl Connection {
 
     /// How long it has been open.
     #[must_use]
-    pub fn open_for(&self, clock: &Clock) -> Duration {
-        Duration::from_millis(clock.uptime().saturating_sub(self.opened))
+    pub fn open_for(&self, at: &Moment) -> Duration {
+        Duration::from_millis(at.uptime.saturating_sub(self.opened))
     }
 
-    /// What was observed of it.
+    /// What was observed of it, as of a moment that is not long ago.
     #[must_use]
-    pub fn stats(&self, clock: &Clock) -> Stats {
+    pub fn stats(&self, at: &Moment) -> Stats {
         let last_seen = self.last_seen();
         let traffic = &self.traffic;
         let round_trip = traffic.round_trip_micros.load(Ordering::Relaxed);
         Stats {
             // The stamp is in whole milliseconds, and so may fall just before the handshake.
-            last_seen: clock.wall_nanos_at(last_seen).max(self.info.connect_time),
+            last_seen: at.wall_nanos_at(last_seen).max(self.info.connect_time),
             round_trip: (round_trip > 0).then(|| Duration::from_micros(round_trip.into())),
-            missed_heartbeats: self.cadence().missed(clock.now().saturating_sub(last_seen)),
+            missed_heartbeats: self.cadence().missed(at.now.saturating_sub(last_seen)),
             messages_in: traffic.messages_in.load(Ordering::Relaxed),
             messages_out: traffic.messages_out.load(Ordering::Relaxed),
             bytes_in: traffic.bytes_in.load(Ordering::Relaxed),

@@ -190,12 +190,13 @@ impl Registry {
         }
         // Closed first, so that nothing can be accepted that the end does not tell of.
         connection.outbox.close();
+        let now = self.clock.moment();
         let end = Disconnected {
             cause: reason.cause(),
             code: reason.code(),
             reason: reason.text().into(),
-            connected_for: connection.open_for(&self.clock),
-            stats: Some(connection.stats(&self.clock)),
+            connected_for: connection.open_for(&now),
+            stats: Some(connection.stats(&now)),
             unacked: connection.close_unacked(),
         };
         self.metrics.disconnects.of(end.cause).inc();

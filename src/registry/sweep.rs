@@ -22,8 +22,10 @@ const RETAIN_EVERY: u64 = 50;
 impl Registry {
     /// Sweeps every [`SWEEP_PERIOD`] until `stop`.
     pub async fn run_sweeps(&self, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(SWEEP_PERIOD);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // In step with the wheels, also after it was late: a timer comes up by the tick that it is due in, and a sweep between two ticks would come
+        // by so much later to all of them, on top of the up to a whole tick that some wait anyway.
+        let mut ticks = tokio::time::interval_at(self.clock.next_multiple(SWEEP_PERIOD), SWEEP_PERIOD);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut count = 0u64;
         loop {
             tokio::select! {
@@ -102,6 +104,41 @@ impl Registry {
         let due = shard.wheel.set(index, tick_at(look_again));
         if let Some(Some(local)) = shard.fold.held_mut(index) {
             local.due = due;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::Duplicates;
+    use super::super::model::World;
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn silence_is_found_within_a_tick_of_the_timeout_at_whatever_moment_the_sweeps_began() {
+        for begun in [0, 1, 50, 99] {
+            let world = World::new(Duplicates::Replace);
+            let clock = world.registry.clock().clone();
+            tokio::time::advance(Duration::from_millis(begun)).await;
+            let (registry, stop) = (Arc::clone(&world.registry), CancellationToken::new());
+            let token = stop.clone();
+            let sweeps = tokio::spawn(async move { registry.run_sweeps(token).await });
+            let mut joined = Vec::new();
+            for number in 0..20 {
+                let registration = world.join(&format!("c{number}")).expect("joins");
+                world.commit_all();
+                joined.push((registration, clock.now()));
+                tokio::time::sleep(Duration::from_millis(7)).await;
+            }
+            for (registration, heard) in joined {
+                let found_by = heard + 60_000 + TICK;
+                tokio::time::sleep(Duration::from_millis(found_by + 1 - clock.now())).await;
+                assert!(registration.connection().has(signal::EXPIRE), "heard at {heard}, sweeps began at {begun}");
+            }
+            stop.cancel();
+            sweeps.await.expect("ends");
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::fold::{Index, Member};
 use super::{Connection, Held, Registry, SHARDS, Shard, shard_of, signal};
+use crate::clock::Moment;
 use crate::event::{ConnectionInfo, Generation, Liveness, Stats};
 use crate::heartbeat::Cadence;
 use crate::ids::{ClientId, ConnectionId};
@@ -75,13 +76,14 @@ impl Registry {
         self.log.head().max(shard.last_applied)
     }
 
-    pub(super) fn view(&self, member: &Member<Held>) -> ConnectionView {
+    /// One member as of a moment; of many at once the same one, because they are looked at under a lock and reading the clocks would be most of it.
+    pub(super) fn view(member: &Member<Held>, at: &Moment) -> ConnectionView {
         ConnectionView {
             info: Arc::clone(&member.info),
             state: member.state,
             labels: member.labels.clone(),
             cadence: member.cadence,
-            stats: member.held.as_ref().map(|local| local.connection.stats(&self.clock)),
+            stats: member.held.as_ref().map(|local| local.connection.stats(at)),
         }
     }
 
@@ -104,7 +106,8 @@ impl Registry {
     #[must_use]
     pub fn get(&self, target: &Target) -> (Vec<ConnectionView>, Offset) {
         let shard = self.lock_target(target);
-        let mut views: Vec<_> = Self::members(&shard, target).map(|member| self.view(member)).collect();
+        let now = self.clock.moment();
+        let mut views: Vec<_> = Self::members(&shard, target).map(|member| Self::view(member, &now)).collect();
         views.sort_unstable_by_key(|view| view.info.generation());
         (views, self.exact_at(&shard))
     }
@@ -157,8 +160,9 @@ impl Registry {
         for number in start.shard as usize..SHARDS {
             let first = if number == start.shard as usize { start.index } else { 0 };
             let shard = self.lock(number);
+            let now = self.clock.moment();
             for (index, member) in shard.fold.iter_from(first) {
-                if !visit(self.view(member)) {
+                if !visit(Self::view(member, &now)) {
                     return Some(PageStart { shard: number as u16, index });
                 }
             }
@@ -187,7 +191,8 @@ impl Registry {
     #[must_use]
     pub fn copy_shard(&self, number: usize) -> ShardCopy {
         let shard = self.lock(number);
-        let members = shard.fold.iter().map(|(_, member)| self.view(member)).collect();
+        let now = self.clock.moment();
+        let members = shard.fold.iter().map(|(_, member)| Self::view(member, &now)).collect();
         ShardCopy { offset: self.exact_at(&shard), members }
     }
 

@@ -269,9 +269,12 @@ pub enum What {
         id: String,
         seq: u64,
     },
-    /// Bytes that prove it alive are in the kernel of the server's machine.
+    /// Bytes that prove it alive are in the kernel of the server's machine; the last of them since so many microseconds at the most, which the
+    /// write took.
     Beat {
         session: u32,
+        #[serde(default)]
+        took: u64,
     },
     /// Got a message.
     Rx {

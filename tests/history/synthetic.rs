@@ -177,12 +177,12 @@ impl Forge {
             let connection = client.connection.clone();
             self.note(name, What::Hello { session, client: name.to_owned(), connection, resumed: false, received: 0 });
         }
-        self.note(name, What::Beat { session });
+        self.note(name, What::Beat { session, took: 0 });
         client
     }
 
     fn beat(&mut self, client: &Client) {
-        self.note(client.name, What::Beat { session: client.session });
+        self.note(client.name, What::Beat { session: client.session, took: 0 });
     }
 
     /// Lets time pass, with these beating.

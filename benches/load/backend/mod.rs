@@ -37,8 +37,10 @@ pub struct Backend {
 #[derive(Default)]
 pub struct Tally {
     pub accepted: AtomicU64,
-    /// The server said no: the client is not there, or its outbox is full.
+    /// The server said no because the client's outbox, or what else a send takes, is full.
     pub refused: AtomicU64,
+    /// The server said that the client is not there.
+    pub absent: AtomicU64,
     /// No answer, or one that says nothing of the message.
     pub failed: AtomicU64,
     /// Not sent at a fixed rate, because too many were in flight already.
@@ -50,6 +52,7 @@ impl Tally {
         let counter = match what {
             Became::Accepted => &self.accepted,
             Became::Refused => &self.refused,
+            Became::Absent => &self.absent,
             Became::Failed => &self.failed,
         };
         counter.fetch_add(1, Ordering::Relaxed);
@@ -59,13 +62,19 @@ impl Tally {
         self.accepted.load(Ordering::Relaxed)
     }
 
+    pub fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
+    }
+
     /// What did not go as wished, in words; `None` if all was accepted.
     pub fn remark(&self, phase: &str) -> Option<String> {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let (refused, failed, skipped) = (read(&self.refused), read(&self.failed), read(&self.skipped));
-        (refused + failed + skipped > 0).then(|| {
+        let (refused, absent) = (read(&self.refused), read(&self.absent));
+        let (failed, skipped) = (read(&self.failed), read(&self.skipped));
+        (refused + absent + failed + skipped > 0).then(|| {
             format!(
-                "{phase}: {refused} sends refused, {failed} failed, {skipped} left out since too many were in flight"
+                "{phase}: {refused} sends refused since something was full, {absent} since the client was not there, \
+                 {failed} failed, {skipped} left out since too many were in flight"
             )
         })
     }
@@ -76,6 +85,7 @@ impl Tally {
 pub enum Became {
     Accepted,
     Refused,
+    Absent,
     Failed,
 }
 

@@ -32,10 +32,12 @@ impl Post {
                 let call = client.send(request(id, clock::stamp()));
                 match tokio::time::timeout(CALL_LIMIT, call).await {
                     Ok(Ok(_)) => Became::Accepted,
-                    Ok(Err(status)) if matches!(status.code(), Code::NotFound | Code::ResourceExhausted) => {
-                        Became::Refused
-                    }
-                    Ok(Err(_)) | Err(_) => Became::Failed,
+                    Ok(Err(status)) => match status.code() {
+                        Code::ResourceExhausted => Became::Refused,
+                        Code::NotFound => Became::Absent,
+                        _ => Became::Failed,
+                    },
+                    Err(_) => Became::Failed,
                 }
             }
             Self::Nchan(pool) => pool.send(id, &clock::stamp()).await,

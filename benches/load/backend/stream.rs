@@ -95,7 +95,8 @@ async fn read(mut outcomes: Streaming<pb::SendStreamResponse>, tally: Arc<Tally>
         for outcome in &response.outcomes {
             tally.count(match Code::from(outcome.code) {
                 Code::Ok => Became::Accepted,
-                Code::NotFound | Code::ResourceExhausted => Became::Refused,
+                Code::ResourceExhausted => Became::Refused,
+                Code::NotFound => Became::Absent,
                 _ => Became::Failed,
             });
         }

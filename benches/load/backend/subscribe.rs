@@ -58,6 +58,15 @@ impl Subscription {
 impl Backend {
     /// Subscribes over a channel of its own and reads from there on. It is there when the first answer is.
     pub fn subscribe(&self, start: Start) -> Result<Subscription, String> {
+        self.subscribe_with(start, |_| {})
+    }
+
+    /// The same, with something to do for each event as it is read.
+    pub fn subscribe_with(
+        &self,
+        start: Start,
+        mut each: impl FnMut(&pb::Event) + Send + 'static,
+    ) -> Result<Subscription, String> {
         let mut client = EventServiceClient::new(self.another_channel()?).max_decoding_message_size(16 << 20);
         let start = match start {
             Start::Now => PbStart::Now(pb::NowStart {}),
@@ -77,6 +86,7 @@ impl Backend {
         let task = self.runtime.spawn(async move {
             let (events, ended, finished) = told;
             while let Ok(Some(batch)) = stream.message().await {
+                batch.events.iter().for_each(&mut each);
                 events.fetch_add(batch.events.len() as u64, Ordering::Relaxed);
                 if batch.events.last().is_some_and(is_last_word) {
                     finished.store(u64::try_from(begun.elapsed().as_nanos()).unwrap_or(u64::MAX), Ordering::Release);

@@ -83,6 +83,12 @@ impl Crowd {
         (0..self.clients.len()).map(|index| self.plan.id(index)).collect()
     }
 
+    /// Which client has this id, if it is one of this plan in any generation.
+    pub fn index_of(id: &str, prefix: char) -> Option<usize> {
+        let digits = id.strip_prefix(prefix)?.strip_prefix('-')?;
+        digits.get(7..)?.parse().ok()
+    }
+
     /// Makes room for more clients, not connected yet.
     pub fn grow(&mut self, count: usize) {
         self.clients.resize_with(count, Client::default);
@@ -163,7 +169,8 @@ impl Crowd {
         self.turn_until(time, seen, |_| false).map(drop)
     }
 
-    fn start(&mut self, index: usize) -> io::Result<()> {
+    /// Begins to connect one client, for whoever serves it by turns; it is not tried again.
+    pub fn start(&mut self, index: usize) -> io::Result<()> {
         let mut stream = connecting::socket(self.plan.server, index)?;
         self.poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
         self.clients[index] = Client::connecting(stream);

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Scenario, count, filling, time};
+use crate::kernel;
 use crate::results::{Measured, Outcome};
 use crate::stage::{HANDSHAKES, Stage, at_rate};
 
@@ -24,6 +25,7 @@ fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
         std::thread::sleep(time);
         Ok(())
     })?;
+    let kernel_empty = kernel::sockets_memory();
     let mut crowd = stage.clients(&server, 'c', None, connections)?;
     let third = connections / 3;
     stage.connect(&mut crowd, 0..third, HANDSHAKES)?;
@@ -54,6 +56,7 @@ fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
             |_, _| {},
         )
     })?;
+    let kernel_full = kernel::sockets_memory();
     let before = server.cpu();
     at_rate(&mut crowd, rate, stage.window(), |crowd, turn| one(crowd, beaten + turn), |_, _| {})?;
     let spent = server.cpu().saturating_sub(before);
@@ -61,7 +64,7 @@ fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
     let bytes = full as f64 - empty as f64;
     // Beyond the first third: memory that the server kept from before, and what it needs only once, are not in it.
     let further = full as f64 - third_full as f64;
-    Ok(Outcome {
+    let mut outcome = Outcome {
         measured: vec![
             Measured::less_is_better("memory of a connection", "B", bytes / connections as f64),
             Measured::less_is_better(
@@ -77,5 +80,15 @@ fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
             Measured::less_is_better("memory before the clients", "KiB", empty as f64 / 1024.0),
         ],
         remarks: if lost > 0 { vec![format!("{lost} connections were lost")] } else { Vec::new() },
-    })
+    };
+    match (kernel_empty, kernel_full) {
+        (Some(empty), Some(full)) => {
+            // The client's socket is on this machine as well, and costs the kernel the same.
+            let ends = 2.0 * connections as f64;
+            let bytes = (full as f64 - empty as f64) / ends;
+            outcome.measured.push(Measured::less_is_better("kernel memory of a connection", "B", bytes));
+        }
+        _ => outcome.remarks.push("this kernel does not tell, or not this user, what sockets take of it".to_owned()),
+    }
+    Ok(outcome)
 }

@@ -11,10 +11,12 @@ mod growth;
 mod heartbeats;
 mod idle;
 mod replay;
+mod seen;
 mod send;
 mod silence;
 mod storm;
 mod stream;
+mod surge;
 
 use std::time::Duration;
 
@@ -41,7 +43,9 @@ pub const ALL: &[Scenario] = &[
     idle::SCENARIO,
     heartbeats::SCENARIO,
     connect::SCENARIO,
+    seen::SCENARIO,
     storm::SCENARIO,
+    surge::SCENARIO,
     send::SCENARIO,
     stream::SCENARIO,
     broadcast::SCENARIO,

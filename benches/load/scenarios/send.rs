@@ -94,10 +94,14 @@ pub(super) fn receive(
         Told::Rate => {
             outcome.measured.push(Measured::more_is_better("accepted", "1/s", a_second(accepted)));
             outcome.measured.push(Measured::more_is_better("arrived", "1/s", a_second(arrived.get())));
+            outcome.measured.push(Measured::less_is_better("refused", "1/s", a_second(load.tally.refused())));
         }
     }
     let micros = spent.as_secs_f64() * 1e6 / arrived.get().max(1) as f64;
     outcome.measured.push(Measured::less_is_better(format!("processor for a delivery {phase}"), "µs", micros));
+    // Of those that were accepted, so that it is zero unless a promise was broken.
+    let lost = accepted.saturating_sub(arrived.get());
+    outcome.measured.push(Measured::less_is_better(format!("accepted and lost {phase}"), "", lost as f64));
     outcome.remarks.extend(load.tally.remark(phase));
     if arrived.get() != accepted {
         outcome.remarks.push(format!("{phase}: {accepted} were accepted and {} arrived", arrived.get()));

@@ -95,10 +95,11 @@ impl Reliable {
     }
 
     async fn say(&self, socket: &mut Socket, envelope: Value) -> bool {
+        let begun = std::time::Instant::now();
         let sent = socket.stream.send(Message::text(envelope.to_string()));
         let sent = matches!(timeout(PATIENCE, sent).await, Ok(Ok(())));
         if sent {
-            self.note(What::Beat { session: socket.session });
+            self.note(What::Beat { session: socket.session, took: begun.elapsed().as_micros() as u64 });
         }
         sent
     }

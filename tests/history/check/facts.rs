@@ -137,8 +137,8 @@ pub struct Session<'a> {
     pub opened: Option<(Time, &'a str)>,
     pub tx: Vec<Message<'a>>,
     pub rx: Vec<Message<'a>>,
-    /// When the server's machine had something of it that proves it alive.
-    pub beats: Vec<Time>,
+    /// When the server's machine had something of it that proves it alive: not before the one moment, and by the other.
+    pub beats: Vec<(Time, Time)>,
     pub hello: Option<(Time, &'a str, bool)>,
     pub rx_acks: Vec<(Time, u64, &'a Record)>,
     pub tx_acks: Vec<(Time, u64)>,
@@ -401,7 +401,7 @@ impl<'a> Facts<'a> {
                 What::Opened { address, .. } => session.opened = Some((t, address)),
                 What::Tx { id, seq, .. } => session.tx.push(Message { t, id, seq: *seq, record }),
                 What::Rx { id, seq, .. } => session.rx.push(Message { t, id, seq: *seq, record }),
-                What::Beat { .. } => session.beats.push(t),
+                What::Beat { took, .. } => session.beats.push((t - took, t)),
                 What::Hello { connection, resumed, .. } => session.hello = Some((t, connection, *resumed)),
                 What::RxAck { received, .. } => session.rx_acks.push((t, *received, record)),
                 What::TxAck { received, .. } => session.tx_acks.push((t, *received)),
@@ -528,29 +528,51 @@ impl<'a> Facts<'a> {
     /// Finds the connection of each session: the reliable protocol says it, and otherwise the address that both sides know.
     fn join_sessions(&mut self) {
         self.by_connection = self.lives.iter().enumerate().map(|(i, life)| (life.connection, i)).collect();
-        let mut by_address: HashMap<(&str, &str), Vec<usize>> = HashMap::new();
+        // Where a port is used again: by address and run, in order.
+        let mut lives: HashMap<(&str, u32), Vec<usize>> = HashMap::new();
         for (i, life) in self.lives.iter().enumerate() {
-            by_address.entry((life.epoch, life.address)).or_default().push(i);
-        }
-        let mut taken = BTreeSet::new();
-        for i in 0..self.sessions.len() {
-            let session = &self.sessions[i];
-            let life = if let Some((_, connection, _)) = session.hello {
-                self.by_connection.get(connection).copied()
-            } else if let (Some((_, address)), Some(run)) = (session.opened, self.runs.get(&session.run)) {
-                // A port may be used again within an epoch; sessions and connections come in the same order.
-                let candidates = by_address.get(&(run.head.epoch.as_str(), address)).map_or(&[][..], |found| found);
-                let named = |life: &Life<'_>| session.client.is_empty() || session.client == life.client;
-                candidates.iter().copied().find(|at| !taken.contains(at) && named(&self.lives[*at]))
-            } else {
-                None
-            };
-            if let Some(life) = life {
-                taken.insert(life);
-                self.sessions[i].life = Some(life);
-                self.lives[life].sessions.push(i);
+            if let Some(run) = self.run_of(life.epoch, life.at) {
+                lives.entry((life.address, run)).or_default().push(i);
             }
         }
+        let mut opened: HashMap<(&str, u32), Vec<usize>> = HashMap::new();
+        let mut found: Vec<(usize, usize)> = Vec::new();
+        for (i, session) in self.sessions.iter().enumerate() {
+            if let Some((_, connection, _)) = session.hello {
+                found.extend(self.by_connection.get(connection).map(|life| (i, *life)));
+            } else if let Some((_, address)) = session.opened {
+                opened.entry((address, session.run)).or_default().push(i);
+            }
+        }
+        let mut taken: BTreeSet<usize> = found.iter().map(|(_, life)| *life).collect();
+        for (at, mut sessions) in opened {
+            sessions.sort_by_key(|i| self.sessions[*i].record.t);
+            let mut lives = lives.remove(&at).unwrap_or_default();
+            lives.retain(|life| !taken.contains(life));
+            // One that was refused after its handshake has none; then each is of the last session that had been opened when it was seen.
+            let one_each = sessions.len() == lives.len();
+            for (place, life) in lives.into_iter().enumerate() {
+                let before = |i: &&usize| self.sessions[**i].record.t <= self.lives[life].connected.seen;
+                let session = if one_each { sessions.get(place) } else { sessions.iter().rev().find(before) };
+                let named = |i: usize| [self.lives[life].client, ""].contains(&self.sessions[i].client);
+                if let Some(session) = session.copied().filter(|i| named(*i))
+                    && taken.insert(life)
+                {
+                    found.push((session, life));
+                }
+            }
+        }
+        found.sort_unstable();
+        for (session, life) in found {
+            self.sessions[session].life = Some(life);
+            self.lives[life].sessions.push(session);
+        }
+    }
+
+    /// The run that an offset was written in.
+    fn run_of(&self, epoch: &str, offset: i64) -> Option<u32> {
+        let of_epoch = self.runs.values().filter(|run| run.head.epoch == epoch);
+        of_epoch.filter(|run| run.head.offset < offset).map(|run| run.number).max()
     }
 
     pub fn life(&self, connection: &str) -> Option<&Life<'a>> {
@@ -597,7 +619,7 @@ fn session_of(what: &What) -> Option<u32> {
         What::Opened { session, .. }
         | What::Refused { session, .. }
         | What::Tx { session, .. }
-        | What::Beat { session }
+        | What::Beat { session, .. }
         | What::Rx { session, .. }
         | What::Hello { session, .. }
         | What::RxAck { session, .. }

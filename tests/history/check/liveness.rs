@@ -71,7 +71,8 @@ fn beating(facts: &Facts<'_>, life: &Life<'_>, session: &Session<'_>, verdict: &
         life.cadences.iter().filter(|(from, ..)| *from <= end.seen).map(|(_, _, timeout)| timeout * 1_000).min();
     let Some(timeout) = timeout else { return };
     verdict.judged(11);
-    let beats: Vec<Time> = session.beats.iter().copied().filter(|b| session.silent.is_none_or(|s| *b <= s)).collect();
+    let spoken = session.beats.iter().copied();
+    let beats: Vec<(Time, Time)> = spoken.filter(|(_, by)| session.silent.is_none_or(|silent| *by <= silent)).collect();
     let stood = facts.in_faults(DISK, end.seen.saturating_sub(timeout), end.seen);
     let late = SECOND / 4 + facts.lateness(end.seen.saturating_sub(SECOND), end.seen) + stood;
     // When it may have been decided. Either just before somebody saw it, and after the thaw if the process stood still just before;
@@ -87,7 +88,8 @@ fn beating(facts: &Facts<'_>, life: &Life<'_>, session: &Session<'_>, verdict: &
     moments.extend(thaws().map(|fault| (fault.from, fault.from.saturating_sub(late))));
     // A beat of before a moment and within the timeout says that it was not then.
     let said = |(latest, earliest): &(Time, Time)| {
-        beats.iter().copied().filter(|beat| beat <= earliest).max().filter(|beat| latest - beat + GRAIN < timeout)
+        let newest = beats.iter().copied().filter(|(_, by)| by <= earliest).max();
+        newest.map(|(from, _)| from).filter(|from| latest - from + GRAIN < timeout)
     };
     if let (Some(heard), true) = (said(&moments[0]), moments.iter().all(|moment| said(moment).is_some())) {
         let what = format!(

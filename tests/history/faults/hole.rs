@@ -60,10 +60,11 @@ async fn carry(far: DuplexStream, upstream: TcpStream, swallow: Arc<Notify>, jou
             () = swallow.notified() => break,
             read = from_client.read(&mut there) => match read {
                 Ok(n) if n > 0 => {
+                    let begun = std::time::Instant::now();
                     if to_server.write_all(&there[..n]).await.is_err() {
                         return;
                     }
-                    journal.note(What::Beat { session });
+                    journal.note(What::Beat { session, took: begun.elapsed().as_micros() as u64 });
                 }
                 _ => return,
             },

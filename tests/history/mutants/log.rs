@@ -181,7 +181,7 @@ pub(super) fn early_expiry(history: &mut History) -> Option<()> {
         let shaken = facts.in_faults(&["freeze", "disk_full", "sync_fails"], from, end.seen) > 0;
         // Heard surely before it was decided, and surely within its timeout.
         let late = 270_000 + facts.lateness(end.seen.saturating_sub(SECOND), end.seen);
-        let heard = session.beats.iter().any(|beat| beat + late <= end.seen && beat + timeout > end.seen + 100_000);
+        let heard = session.beats.iter().any(|(from, by)| by + late <= end.seen && from + timeout > end.seen + 100_000);
         (heard && !shaken && session.silent.is_none()).then(|| life.connection.to_owned())
     })?;
     each_event(history, |_, _, _, event| {
