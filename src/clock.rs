@@ -97,7 +97,9 @@ impl Clock {
         self.liveness_at(self.uptime())
     }
 
-    fn liveness_at(&self, uptime: Millis) -> Millis {
+    /// Liveness time at a moment of [`Clock::uptime`] that is not long ago.
+    #[must_use]
+    pub fn liveness_at(&self, uptime: Millis) -> Millis {
         let sweeps = Sweeps::from_bits(self.inner.sweeps.load(Ordering::Acquire));
         let latest = Millis::from(sweeps.due) * GRAIN + FROZEN_AFTER.as_millis() as Millis;
         uptime.min(latest).saturating_sub(Millis::from(sweeps.frozen) * GRAIN)

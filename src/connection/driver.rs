@@ -320,10 +320,6 @@ impl<S: FrameSocket> Driver<S> {
         reason
     }
 
-    fn heard(&self) {
-        self.registration.heard();
-    }
-
     /// Notes that bytes came which are no message yet, and ends a message that takes for ever.
     fn check_partial(&mut self) -> Result<(), CloseReason> {
         let (active, partial) = (self.socket.take_activity(), self.socket.partial_bytes());
@@ -332,7 +328,7 @@ impl<S: FrameSocket> Driver<S> {
             return Ok(());
         }
         if self.host.settings.any_frame_counts {
-            self.heard();
+            self.registration.heard();
         }
         let now = self.clock().now().max(1);
         if self.partial_since == 0 {
@@ -347,20 +343,22 @@ impl<S: FrameSocket> Driver<S> {
 
     /// What one frame means.
     fn take(&mut self, inbound: Inbound) -> Result<(), CloseReason> {
+        // Read once: a heartbeat costs little more than this.
+        let uptime = self.clock().uptime();
         if self.host.settings.any_frame_counts {
-            self.heard();
+            self.registration.heard_at(uptime);
         }
         match inbound {
             Inbound::Text(text) => {
                 let checked = std::str::from_utf8(&text).map_err(|_| CloseReason::BadUtf8)?;
                 if self.reliable.is_some() {
-                    return self.take_envelope(checked);
+                    return self.take_envelope(checked, uptime);
                 }
                 match meaning(checked) {
                     Meaning::Heartbeat(_) => {
                         self.speaks_text = true;
                         self.limit_padding(text.len())?;
-                        self.take_heartbeat(Beat::TextIn, true)
+                        self.take_heartbeat(Beat::TextIn, true, uptime)
                     }
                     Meaning::Close => Err(CloseReason::EmptyText),
                     Meaning::Business => self.take_message(Payload::Text, &text),
@@ -368,23 +366,23 @@ impl<S: FrameSocket> Driver<S> {
             }
             Inbound::Binary(_) if self.reliable.is_some() => Err(greet::not_text()),
             Inbound::Binary(bytes) => self.take_message(Payload::Binary, &bytes),
-            Inbound::Ping => self.take_heartbeat(Beat::PingIn, true),
+            Inbound::Ping => self.take_heartbeat(Beat::PingIn, true, uptime),
             Inbound::Pong(payload) => {
                 // The answer to our own Ping is not the client's haste.
                 let asked_for = self.pong(&payload);
-                self.take_heartbeat(Beat::PongIn, !asked_for)
+                self.take_heartbeat(Beat::PongIn, !asked_for, uptime)
             }
             Inbound::Close(close) => Err(closed_by_client(close)),
         }
     }
 
-    fn take_heartbeat(&mut self, kind: Beat, limited: bool) -> Result<(), CloseReason> {
+    fn take_heartbeat(&mut self, kind: Beat, limited: bool, uptime: Millis) -> Result<(), CloseReason> {
         self.host.metrics.heartbeats.of(kind).inc();
         if limited {
-            self.limiter.control(self.clock().uptime()).map_err(CloseReason::RateLimited)?;
+            self.limiter.control(uptime).map_err(CloseReason::RateLimited)?;
         }
         if !self.host.settings.any_frame_counts {
-            self.heard();
+            self.registration.heard_at(uptime);
         }
         Ok(())
     }

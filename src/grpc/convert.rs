@@ -156,8 +156,11 @@ fn kind(info: &ConnectionInfo, kind: &EventKind) -> Kind {
 fn received(payload: &Payload) -> pb::message_received::Payload {
     match payload {
         Payload::Binary(bytes) => pb::message_received::Payload::Binary(bytes.clone()),
-        // It was checked where it came in; what is not UTF-8 after all is better altered than lost.
-        Payload::Text(bytes) => pb::message_received::Payload::Text(String::from_utf8_lossy(bytes).into_owned()),
+        // It was checked where it came in; what is not UTF-8 after all is better altered than lost. The plain check is the quicker by far.
+        Payload::Text(bytes) => pb::message_received::Payload::Text(match std::str::from_utf8(bytes) {
+            Ok(text) => text.to_owned(),
+            Err(_) => String::from_utf8_lossy(bytes).into_owned(),
+        }),
     }
 }
 

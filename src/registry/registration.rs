@@ -45,7 +45,12 @@ impl Registration {
 
     /// The client was heard. If it was SUSPECT, it has recovered.
     pub fn heard(&self) {
-        let now = self.registry.clock.now();
+        self.heard_at(self.registry.clock.uptime());
+    }
+
+    /// The same, with the uptime as it was read just now.
+    pub fn heard_at(&self, uptime: Millis) {
+        let now = self.registry.clock.liveness_at(uptime);
         self.connection.seen_at(now);
         if self.connection.has(signal::SUSPECT) {
             self.recover(now);

@@ -26,6 +26,8 @@ impl Registry {
         // by so much later to all of them, on top of the up to a whole tick that some wait anyway.
         let mut ticks = tokio::time::interval_at(self.clock.next_multiple(SWEEP_PERIOD), SWEEP_PERIOD);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        // The first may be late too.
+        self.clock.expect_sweep(SWEEP_PERIOD);
         let mut count = 0u64;
         loop {
             tokio::select! {

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 use super::super::envelope::{self, FromClient, FromServer, Hello};
 use super::super::sessions::{Held, Secret, Sessions};
 use super::{Driver, Phase, WRITE_BURST};
+use crate::clock::Millis;
 use crate::close::{CloseReason, Violation};
 use crate::connection::FrameSocket;
 use crate::event::Payload;
@@ -191,14 +192,14 @@ impl<S: FrameSocket> Driver<S> {
     }
 
     /// What an envelope means.
-    pub(super) fn take_envelope(&mut self, text: &str) -> Result<(), CloseReason> {
+    pub(super) fn take_envelope(&mut self, text: &str, uptime: Millis) -> Result<(), CloseReason> {
         let envelope = envelope::parse(text)?;
         if !matches!(envelope, FromClient::Message { .. }) {
             self.limit_padding(text.len())?;
         }
         match envelope {
             FromClient::Heartbeat { received } => {
-                self.take_heartbeat(Beat::TextIn, true)?;
+                self.take_heartbeat(Beat::TextIn, true, uptime)?;
                 if let Some(received) = received {
                     self.take_ack(received)?;
                 }
@@ -208,7 +209,7 @@ impl<S: FrameSocket> Driver<S> {
             FromClient::Ack { received } => {
                 // One that tells something new is bounded by what was sent.
                 if self.take_ack(received)? == 0 {
-                    self.limiter.control(self.clock().uptime()).map_err(CloseReason::RateLimited)?;
+                    self.limiter.control(uptime).map_err(CloseReason::RateLimited)?;
                 }
                 Ok(())
             }

@@ -220,7 +220,7 @@ impl Plain {
 
     /// Writes what proves it alive; false if that failed.
     async fn beat(&mut self, socket: &mut Socket, message: Message) -> bool {
-        let begun = std::time::Instant::now();
+        let begun = tokio::time::Instant::now();
         let sent = matches!(timeout(PATIENCE, socket.stream.send(message)).await, Ok(Ok(())));
         if sent && socket.hole.is_none() {
             self.note(What::Beat { session: socket.session, took: begun.elapsed().as_micros() as u64 });

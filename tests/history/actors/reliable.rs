@@ -95,7 +95,7 @@ impl Reliable {
     }
 
     async fn say(&self, socket: &mut Socket, envelope: Value) -> bool {
-        let begun = std::time::Instant::now();
+        let begun = tokio::time::Instant::now();
         let sent = socket.stream.send(Message::text(envelope.to_string()));
         let sent = matches!(timeout(PATIENCE, sent).await, Ok(Ok(())));
         if sent {

@@ -60,7 +60,7 @@ async fn carry(far: DuplexStream, upstream: TcpStream, swallow: Arc<Notify>, jou
             () = swallow.notified() => break,
             read = from_client.read(&mut there) => match read {
                 Ok(n) if n > 0 => {
-                    let begun = std::time::Instant::now();
+                    let begun = tokio::time::Instant::now();
                     if to_server.write_all(&there[..n]).await.is_err() {
                         return;
                     }
