@@ -12,6 +12,9 @@ use serde::Deserialize;
 pub struct Budgets {
     /// By how many per cent a measurement may be over its budget.
     margin: f64,
+    /// The same for those that vary more.
+    #[serde(default)]
+    wider: BTreeMap<String, f64>,
     /// Below its budget by more than so many per cent it asks for a lower one.
     slack: f64,
     /// What was measured when the budget was set.
@@ -39,9 +42,10 @@ impl Budgets {
     }
 
     fn verdict(&self, name: &str, measured: f64) -> Verdict {
+        let margin = self.wider.get(name).copied().unwrap_or(self.margin);
         match self.budget.get(name) {
             None => Verdict::Unknown,
-            Some(budget) if measured > budget * (1.0 + self.margin / 100.0) => Verdict::Over,
+            Some(budget) if measured > budget * (1.0 + margin / 100.0) => Verdict::Over,
             Some(budget) if measured < budget * (1.0 - self.slack / 100.0) => Verdict::Lower,
             Some(_) => Verdict::Within,
         }
@@ -77,6 +81,9 @@ impl Budgets {
         }
         println!();
         println!("Over is more than {} % over the budget, far under more than {} % below.", self.margin, self.slack);
+        for (name, margin) in &self.wider {
+            println!("For `{name}`, which varies more, over is more than {margin} %.");
+        }
         if !changed.is_empty() {
             println!("Where that is how it is to be from now on, benches/budgets.toml should say so:");
             changed.iter().for_each(|line| println!("    {line}"));
