@@ -104,6 +104,7 @@ impl Outbox {
     /// [`Refused`], with the frame handed back.
     pub fn push_mail(&self, frame: Frame, limits: OutboxLimits, last: bool) -> Result<(), (Refused, Frame)> {
         let mut queue = self.queue();
+        queue.drop_late(Instant::now());
         let bytes = if queue.waiting.is_none() { usize::MAX } else { limits.bytes };
         queue.push(frame, OutboxLimits { bytes, ..limits }, true)?;
         queue.held &= !last;
@@ -111,14 +112,19 @@ impl Outbox {
     }
 
     /// Takes the stored messages back that nobody has begun to write; their receipts learn nothing more. The rest stays, in its order.
-    pub fn withdraw_mail(&self) {
+    ///
+    /// Answers how many were.
+    pub fn withdraw_mail(&self) -> u64 {
         let mut queue = self.queue();
-        let Some(waiting) = &mut queue.waiting else { return };
+        let Some(waiting) = &mut queue.waiting else { return 0 };
+        let before = waiting.frames.len();
         waiting.frames.retain(|queued| !queued.mail);
+        let withdrawn = before - waiting.frames.len();
         waiting.bytes = waiting.frames.iter().map(|queued| queued.frame.payload.len()).sum();
         if waiting.frames.is_empty() {
             queue.waiting = None;
         }
+        withdrawn as u64
     }
 
     /// Says whether stored messages come first.
@@ -248,7 +254,7 @@ mod tests {
         outbox.push_mail(frame(4), limits, false).expect("room");
         outbox.push_mail(frame(3), limits, true).expect("room");
         outbox.push(frame(2), limits).expect("room");
-        outbox.withdraw_mail();
+        assert_eq!(outbox.withdraw_mail(), 2);
         assert_eq!(outbox.depth(), (2, 3));
         let left = [1, 2].map(|_| outbox.pop(Instant::now()).0.expect("a frame").payload.len());
         assert_eq!(left, [1, 2]);

@@ -447,13 +447,19 @@ impl<S: FrameSocket> Driver<S> {
         if !self.is_silent() {
             return Ok(());
         }
+        // One that the last look was not done with floods, and it is no heartbeats that it sends.
+        let floods = self.socket.asks_kernel();
         self.socket.ask_kernel();
         if let Poll::Ready(read) = self.poll_read(context) {
             read?;
         }
         // More than one burst is read on, and judged by the next look.
-        let all_was_read = matches!(self.phase, Phase::Open) && !self.socket.asks_kernel();
-        if all_was_read && self.is_silent() { Err(CloseReason::HeartbeatTimeout) } else { Ok(()) }
+        let all_was_read = floods || !self.socket.asks_kernel();
+        if all_was_read && matches!(self.phase, Phase::Open) && self.is_silent() {
+            Err(CloseReason::HeartbeatTimeout)
+        } else {
+            Ok(())
+        }
     }
 
     fn is_silent(&self) -> bool {
@@ -486,6 +492,10 @@ impl<S: FrameSocket> Driver<S> {
             };
             if signals & signal::EXPIRE != 0 && matches!(self.phase, Phase::Open) {
                 self.expire(context)?;
+                if matches!(self.phase, Phase::Paused(_)) {
+                    // What it read has to wait for the log, and nothing else would wake this task for that.
+                    continue;
+                }
             }
             if progress.is_pending() && self.owes_envelope() && self.takes_writes() {
                 // What was read has to be answered, and nothing else would wake this task for it.

@@ -280,7 +280,7 @@ impl Carrier<'_> {
         self.in_flight = FuturesUnordered::new();
         self.ready = VecDeque::new();
         let mut index = self.inner.index();
-        self.connection.outbox.withdraw_mail();
+        self.inner.metrics.sends.of(SendOutcome::Dropped).inc_by(self.connection.outbox.withdraw_mail());
         index.return_all(self.client_id, self.connection.info().connection_id);
         self.inner.tell(&index, self.client_id);
         drop(index);

@@ -120,7 +120,9 @@ impl<S: Wire> WsSocket<S> {
     fn park(&mut self, context: &mut Context<'_>) {
         let Some(machine) = &self.machine else { return };
         let idle = machine.boundaries.between_messages() && !machine.closing;
-        if idle && matches!(self.poll_flush_machine(context), Poll::Ready(Ok(()))) {
+        // Twice: the first may have made room for a Pong that had none, and leaves it.
+        let mut flushed = || matches!(self.poll_flush_machine(context), Poll::Ready(Ok(())));
+        if idle && flushed() && flushed() {
             self.machine = None;
         }
     }

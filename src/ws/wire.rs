@@ -9,6 +9,10 @@ use tokio::net::TcpStream;
 
 use super::boundaries::Boundaries;
 
+/// What is read past the runtime at one go. It is the runtime that sees to it that others get their turn, and empty fragments are no message, however
+/// many come.
+const KERNEL_BURST: usize = 64 * 1024;
+
 /// A stream under a WebSocket.
 pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     /// Ready when a read may find something, as far as the runtime knows; until then the task is woken when that changes. A stream that cannot
@@ -61,7 +65,7 @@ impl<S: Wire> Read for Synchronous<'_, '_, S> {
         let mut filled = ReadBuf::new(buffer);
         let count = match Pin::new(&mut *self.stream).poll_read(self.context, &mut filled) {
             Poll::Ready(read) => read.map(|()| filled.filled().len()),
-            Poll::Pending if self.asks_kernel => self.stream.read_from_kernel(buffer),
+            Poll::Pending if self.asks_kernel && self.read < KERNEL_BURST => self.stream.read_from_kernel(buffer),
             Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
         }?;
         self.boundaries.advance(&buffer[..count]);

@@ -304,6 +304,23 @@ async fn what_waits_in_the_kernel_at_the_deadline_is_read_though_the_runtime_has
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_message_that_is_read_at_the_deadline_waits_for_the_log_no_longer_than_any() {
+    let world = World::new(quiet);
+    let kernel = Arc::new(Mutex::new(Vec::new()));
+    let (ours, theirs) = tokio::io::duplex(PIPE);
+    world.serve(WsSocket::new(Delayed { pipe: ours, kernel: Arc::clone(&kernel) }, &[], 1_000), Some("a"));
+    pass(Duration::from_millis(59_950)).await;
+    let room = world.log.budget().try_reserve(usize::MAX).expect("an empty log");
+    kernel.lock().expect("not poisoned").extend(b"\x81\x85\0\0\0\0hello");
+    pass(Duration::from_millis(9_900)).await;
+    assert_eq!(world.count(KindTag::Disconnected), 0);
+    pass(Duration::from_millis(300)).await;
+    assert_eq!(world.count(KindTag::Disconnected), 1, "the log took nothing for ten seconds");
+    drop((room, theirs));
+    world.rests().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_heartbeat_just_before_the_deadline_is_in_time() {
     for head in [TEXT, PING, PONG] {
         let world = World::new(quiet);

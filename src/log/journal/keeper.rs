@@ -219,6 +219,7 @@ impl JournalLog {
 
     /// Removes all but the newest checkpoints, also what is none.
     fn forget_checkpoints(&self, keeper: &mut Keeper, keep: usize) {
+        self.health.keeping("removing old checkpoints");
         keeper.checkpoints.truncate(keep);
         for path in checkpoint::list(&self.directory).unwrap_or_default() {
             if keeper.checkpoints.iter().all(|kept| kept.path != path) {
