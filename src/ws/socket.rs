@@ -56,6 +56,8 @@ struct Machine {
     context: WebSocketContext,
     boundaries: Boundaries,
     partial: usize,
+    /// A Ping came, whose Pong may wait.
+    answers: bool,
     /// A Close was sent or received, which a new machine would not know.
     closing: bool,
     /// Bytes read and dropped after the end.
@@ -74,7 +76,7 @@ impl Machine {
         let context = WebSocketContext::from_partially_read(read_ahead.to_vec(), Role::Server, Some(config));
         let mut boundaries = Boundaries::default();
         boundaries.advance(read_ahead);
-        Box::new(Self { context, boundaries, partial: read_ahead.len(), closing: false, discarded: 0 })
+        Box::new(Self { context, boundaries, partial: read_ahead.len(), answers: false, closing: false, discarded: 0 })
     }
 
     /// Notes a control frame; it may stand between the fragments of a message.
@@ -119,10 +121,10 @@ impl<S: Wire> WsSocket<S> {
     /// Drops the machine if it has nothing in it, neither read nor to be written.
     fn park(&mut self, context: &mut Context<'_>) {
         let Some(machine) = &self.machine else { return };
-        let idle = machine.boundaries.between_messages() && !machine.closing;
+        let (idle, answers) = (machine.boundaries.between_messages() && !machine.closing, machine.answers);
         // Twice: the first may have made room for a Pong that had none, and leaves it.
         let mut flushed = || matches!(self.poll_flush_machine(context), Poll::Ready(Ok(())));
-        if idle && flushed() && flushed() {
+        if idle && (!answers || flushed() && flushed()) {
             self.machine = None;
         }
     }
@@ -174,6 +176,7 @@ impl<S: Wire> FrameSocket for WsSocket<S> {
             }
             Message::Ping(payload) => {
                 machine.control(payload.len());
+                machine.answers = true;
                 Inbound::Ping
             }
             Message::Pong(payload) => {
