@@ -18,7 +18,7 @@ use crate::event::{Generation, Payload};
 use crate::ids::ConnectionId;
 use crate::labels::Labels;
 use crate::metrics::{Metrics, SendOutcome};
-use crate::outbox::{Frame, Refused};
+use crate::outbox::{Frame, Refused, Taken};
 use crate::registry::{Connection, OtherGeneration, Registry, SHARDS, Target};
 use awaited::{Awaited, Receipts};
 
@@ -41,6 +41,9 @@ pub struct Outgoing {
     pub deadline: Option<Instant>,
     /// Only to the connection of this generation.
     pub if_generation: Option<Generation>,
+    /// Whether it is written right here where the client's line is free, which is soonest; otherwise the driver does it, which gathers what comes in
+    /// quick succession into few writes.
+    pub at_once: bool,
 }
 
 /// How far a message came.
@@ -219,28 +222,49 @@ impl Dispatch {
         // Of one with an id it must be known whether it was taken out: then a repeat is to be sent.
         let may_vanish = outgoing.id.is_some() && outgoing.deadline.is_some();
         let wanted = outgoing.written || outgoing.acked || may_vanish;
-        let (receipt, written) = wanted.then(oneshot::channel).unzip();
-        let (acked, told) = (outgoing.acked && connection.reliable().is_some()).then(oneshot::channel).unzip();
-        let frame = Frame {
-            payload: outgoing.payload.clone(),
-            id: outgoing.id.clone(),
-            receipt,
-            acked,
-            deadline: outgoing.deadline,
+        let mut receipts = Receipts::default();
+        let mut frame = || {
+            let (receipt, written) = wanted.then(oneshot::channel).unzip();
+            let (acked, told) = (outgoing.acked && connection.reliable().is_some()).then(oneshot::channel).unzip();
+            receipts = Receipts { written, acked: told };
+            Frame {
+                payload: outgoing.payload.clone(),
+                id: outgoing.id.clone(),
+                receipt,
+                acked,
+                deadline: outgoing.deadline,
+            }
         };
-        let pushed = connection.outbox.push(frame, self.registry.settings().outbox);
-        let (outcome, stage, failure) = match pushed {
-            Ok(()) => (SendOutcome::Accepted, Some(Stage::Accepted), None),
+        let (outbox, limits) = (&connection.outbox, self.registry.settings().outbox);
+        let sent = if outgoing.at_once {
+            outbox.send(&outgoing.payload, outgoing.deadline, limits, frame)
+        } else {
+            outbox.push(frame(), limits).map(|()| Taken { written: false, wake: true })
+        };
+        let (outcome, stage, failure) = match sent {
+            // Who asked for no more than that it is accepted is told no more, whichever way it went.
+            Ok(Taken { written: true, .. }) if outgoing.written || outgoing.acked => {
+                (SendOutcome::Accepted, Some(Stage::Written), None)
+            }
+            Ok(_) => (SendOutcome::Accepted, Some(Stage::Accepted), None),
             Err(Refused::Full) => (SendOutcome::OutboxFull, None, Some(Failure::OutboxFull)),
             Err(Refused::Closed) => (SendOutcome::NotConnected, None, Some(Failure::NotConnected)),
         };
         self.metrics.sends.of(outcome).inc();
-        if pushed.is_ok() {
-            connection.wake();
+        match sent {
+            Ok(taken) => {
+                if taken.written {
+                    connection.traffic.count_written(1, outgoing.payload.len() as u64, &self.metrics);
+                }
+                if taken.wake {
+                    connection.wake();
+                }
+            }
+            // Of a frame that was refused nothing is to come.
+            Err(_) => receipts = Receipts::default(),
         }
         let time = self.registry.clock().wall_nanos();
         let delivery = Delivery { connection_id: connection.info().connection_id, stage, time, failure };
-        let receipts = if pushed.is_ok() { Receipts { written, acked: told } } else { Receipts::default() };
         (delivery, receipts)
     }
 

@@ -32,6 +32,7 @@ pub mod grpc;
 pub mod heartbeat;
 pub mod ids;
 pub mod labels;
+pub mod line;
 pub mod log;
 pub mod mailbox;
 pub mod metrics;

@@ -1,4 +1,8 @@
-//! The outbox: the bounded queue of frames waiting to be written to one connection.
+//! The outbox: the bounded queue of frames waiting to be written to one connection, and its line while that has nothing to do.
+
+mod lent;
+
+pub use lent::{Reclaimed, Taken};
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,6 +11,8 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use crate::event::Payload;
+use crate::line::Line;
+use lent::Holder;
 
 /// How much may wait for one connection.
 #[derive(Clone, Copy, Debug)]
@@ -59,17 +65,22 @@ pub struct Outbox(Mutex<Queue>);
 struct Queued {
     frame: Frame,
     mail: bool,
+    /// How many bytes of it, header and all, went out by the line; more than 0 only at the front, until the driver takes the line back.
+    begun: usize,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     /// None when there is nothing: of most connections at most times, which is why it is not in here.
     waiting: Option<Box<Waiting>>,
+    /// Of an open connection, once its driver has lent it, unless a sender has it.
+    line: Option<Line>,
     /// Dropped because they were late, and not counted yet by who pops.
     expired: u32,
     closed: bool,
     /// Stored messages come first: anything else is refused as if it were full.
     held: bool,
+    holder: Holder,
 }
 
 /// What waits; never empty.
@@ -142,7 +153,7 @@ impl Outbox {
         let mut queue = self.queue();
         queue.drop_late(now);
         let expired = u64::from(std::mem::take(&mut queue.expired));
-        (queue.pop_if(|frame| frame.payload.len() <= room), expired)
+        (queue.pop_if(|queued| queued.frame.payload.len() <= room), expired)
     }
 
     /// Drops frames at the front whose deadline has passed and tells them so, where nothing can be written for now. Answers how many were.
@@ -154,7 +165,10 @@ impl Outbox {
 
     /// Accepts no more; what is in it may still be written.
     pub fn close(&self) {
-        self.queue().closed = true;
+        let mut queue = self.queue();
+        queue.closed = true;
+        // Nobody may send any more, and the socket is to be closed when its driver goes.
+        queue.line = None;
     }
 
     /// Drops what is in it; its receipts learn nothing more.
@@ -199,14 +213,14 @@ impl Queue {
         }
         let waiting = self.waiting.get_or_insert_default();
         waiting.bytes += frame.payload.len();
-        waiting.frames.push_back(Queued { frame, mail });
+        waiting.frames.push_back(Queued { frame, mail, begun: 0 });
         Ok(())
     }
 
     /// Takes the frame at the front if it is such a one.
-    fn pop_if(&mut self, is_such: impl FnOnce(&Frame) -> bool) -> Option<Frame> {
+    fn pop_if(&mut self, is_such: impl FnOnce(&Queued) -> bool) -> Option<Frame> {
         let waiting = self.waiting.as_mut()?;
-        let Queued { frame, .. } = waiting.frames.pop_front_if(|queued| is_such(&queued.frame))?;
+        let Queued { frame, .. } = waiting.frames.pop_front_if(|queued| is_such(queued))?;
         waiting.bytes -= frame.payload.len();
         if waiting.frames.is_empty() {
             self.waiting = None;
@@ -224,7 +238,9 @@ impl Queue {
     }
 
     fn drop_late(&mut self, now: Instant) {
-        while let Some(frame) = self.pop_if(|frame| frame.deadline.is_some_and(|deadline| deadline <= now)) {
+        // One that was begun has to be ended.
+        let is_late = |queued: &Queued| queued.begun == 0 && queued.frame.deadline.is_some_and(|at| at <= now);
+        while let Some(frame) = self.pop_if(is_late) {
             self.expired += 1;
             if let Some(receipt) = frame.receipt {
                 // The caller may have left at its deadline.

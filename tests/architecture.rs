@@ -8,7 +8,7 @@ const LAYERS: &[&[&str]] = &[
     &["ids", "labels", "position", "clock", "pb"],
     &["close", "heartbeat", "shutdown"],
     &["event"],
-    &["metrics"],
+    &["metrics", "line"],
     &["outbox", "log", "store"],
     &["registry"],
     &["dispatch", "drain", "connection", "consumers", "mailbox"],

@@ -173,6 +173,7 @@ fn outgoing(number: usize) -> Outgoing {
         caller: Caller::ANYONE,
         deadline: None,
         if_generation: None,
+        at_once: true,
     }
 }
 

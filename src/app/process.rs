@@ -4,6 +4,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use tokio::runtime::Builder;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::banner::banner;
@@ -31,7 +32,7 @@ pub fn run(config: Config, reload: impl Fn() -> Result<Config, ConfigErrors>) ->
         Ok(filter) => filter,
         Err(error) => return fail(CONFIGURATION, &error.to_string()),
     };
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match Builder::new_multi_thread().worker_threads(client_threads()).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(FAILURE, &format!("cannot start the runtime: {error}")),
     };
@@ -42,6 +43,13 @@ pub fn run(config: Config, reload: impl Fn() -> Result<Config, ConfigErrors>) ->
     let code = runtime.block_on(serve(config, reload));
     runtime.shutdown_timeout(RUNTIME_END);
     code
+}
+
+/// How many threads serve clients: one for every two processors. A heartbeat is a few microseconds, so one thread takes some hundred thousand a second; a
+/// second one on the same two processors made each a half dearer, because the two of them and whoever sends take turns (docs/performance.md). The
+/// control plane has threads of its own, which also write what is sent by [`Send`](crate::dispatch).
+fn client_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |processors| processors.get().div_ceil(2))
 }
 
 fn relevel(filter: &LogFilter, level: &str) {

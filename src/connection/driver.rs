@@ -31,7 +31,7 @@ use crate::close::{CloseReason, Excess};
 use crate::event::Payload;
 use crate::log::{BoxFuture, Slot};
 use crate::metrics::{Beat, SendOutcome};
-use crate::outbox::Written;
+use crate::outbox::{Frame, Reclaimed, Written};
 use crate::registry::{Connection, Registration, signal};
 
 /// Frames handled at one go before others get their turn.
@@ -90,6 +90,8 @@ pub(super) struct Driver<S> {
     /// When the message that is being assembled began; 0 for none.
     partial_since: Millis,
     speaks_text: bool,
+    /// Senders may be writing to the line.
+    lent: bool,
     admission: Admission,
     /// Only with the reliable subprotocol.
     reliable: Option<Box<Reliable<S>>>,
@@ -117,6 +119,7 @@ impl<S: FrameSocket> Driver<S> {
             write_deadline: None,
             partial_since: 0,
             speaks_text,
+            lent: false,
             admission,
             reliable: None,
         }
@@ -186,7 +189,7 @@ impl<S: FrameSocket> Driver<S> {
         }
         let Some(written) = self.in_flight.take() else { return };
         let InFlight { receipts, frames, bytes } = *written;
-        self.count_written(frames, bytes);
+        self.connection().traffic.count_written(frames, bytes, &self.host.metrics);
         for receipt in receipts {
             // Whoever asked may have stopped waiting.
             let _ = receipt.send(Written::Yes);
@@ -221,13 +224,41 @@ impl<S: FrameSocket> Driver<S> {
             self.host.metrics.sends.of(SendOutcome::Dropped).inc_by(expired);
             let Some(frame) = frame else { break };
             self.socket.queue(&frame.payload);
-            let in_flight = self.in_flight.get_or_insert_default();
-            in_flight.frames += 1;
-            in_flight.bytes += frame.payload.len() as u64;
-            in_flight.receipts.extend(frame.receipt);
+            self.note_in_flight(frame);
             any = true;
         }
         any
+    }
+
+    fn note_in_flight(&mut self, frame: Frame) {
+        let in_flight = self.in_flight.get_or_insert_default();
+        in_flight.frames += 1;
+        in_flight.bytes += frame.payload.len() as u64;
+        in_flight.receipts.extend(frame.receipt);
+    }
+
+    /// Lends the line to senders when there is nothing to write, so that they need not wake this task.
+    fn lend_line(&mut self) {
+        let quiet = matches!(self.phase, Phase::Open) && self.in_flight.is_none() && self.write_deadline.is_none();
+        if quiet && self.reliable.is_none() && self.socket.is_idle() {
+            let socket = &self.socket;
+            self.lent = self.registration.connection().outbox.lend(|| socket.line());
+        }
+    }
+
+    /// Takes the line back, before anything is read or written: an answer to what is read may be written too. False while a sender writes, which wakes
+    /// this task when it has; it waits for nobody.
+    fn reclaim_line(&mut self) -> bool {
+        if !self.lent {
+            return true;
+        }
+        let Reclaimed::Yes(begun) = self.connection().outbox.reclaim() else { return false };
+        self.lent = false;
+        if let Some((frame, begun)) = begun {
+            self.socket.queue_rest(&frame.payload, begun);
+            self.note_in_flight(frame);
+        }
+        true
     }
 
     /// The server's heartbeat.
@@ -532,12 +563,19 @@ impl<S: FrameSocket> Future for Driver<S> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         this.connection().register(context);
+        if !this.reclaim_line() {
+            return Poll::Pending;
+        }
         if !matches!(this.phase, Phase::Closing(_)) {
             loop {
-                match ready!(this.poll_open(context)) {
-                    Ok(()) => break,
-                    Err(reason) if this.may_be_resumed(&reason) => this.detach(reason),
-                    Err(reason) => {
+                match this.poll_open(context) {
+                    Poll::Pending => {
+                        this.lend_line();
+                        return Poll::Pending;
+                    }
+                    Poll::Ready(Ok(())) => break,
+                    Poll::Ready(Err(reason)) if this.may_be_resumed(&reason) => this.detach(reason),
+                    Poll::Ready(Err(reason)) => {
                         this.end(reason);
                         break;
                     }

@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use crate::event::Payload;
+use crate::line::Line;
 
 /// One message or control frame from the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,8 +62,20 @@ pub trait FrameSocket: Unpin + Send + 'static {
     /// Buffers a data frame; call only while [`FrameSocket::buffered`] is small.
     fn queue(&mut self, payload: &Payload);
 
+    /// Buffers what is left of a data frame of which `written` bytes, header and all, went out by the line that was lent. Call before anything else is
+    /// buffered.
+    fn queue_rest(&mut self, payload: &Payload, written: usize);
+
     /// Buffers a Ping.
     fn queue_ping(&mut self, payload: &[u8]);
+
+    /// Whether nothing is buffered, and nothing begun by either side.
+    fn is_idle(&self) -> bool;
+
+    /// The line under it, to be lent to senders while it is idle; none where it cannot be shared.
+    fn line(&self) -> Option<Line> {
+        None
+    }
 
     /// Bytes buffered and not yet taken by the kernel.
     fn buffered(&self) -> usize;
@@ -102,8 +115,20 @@ impl FrameSocket for Box<dyn FrameSocket> {
         (**self).queue(payload);
     }
 
+    fn queue_rest(&mut self, payload: &Payload, written: usize) {
+        (**self).queue_rest(payload, written);
+    }
+
     fn queue_ping(&mut self, payload: &[u8]) {
         (**self).queue_ping(payload);
+    }
+
+    fn is_idle(&self) -> bool {
+        (**self).is_idle()
+    }
+
+    fn line(&self) -> Option<Line> {
+        (**self).line()
     }
 
     fn buffered(&self) -> usize {
@@ -146,6 +171,12 @@ impl FrameSocket for NoSocket {
     }
 
     fn queue(&mut self, _: &Payload) {}
+
+    fn queue_rest(&mut self, _: &Payload, _: usize) {}
+
+    fn is_idle(&self) -> bool {
+        true
+    }
 
     fn queue_ping(&mut self, _: &[u8]) {}
 

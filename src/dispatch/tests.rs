@@ -42,6 +42,7 @@ fn outgoing(deadline: Option<Instant>) -> Outgoing {
         caller: Caller::ANYONE,
         deadline,
         if_generation: None,
+        at_once: true,
     }
 }
 

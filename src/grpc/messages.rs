@@ -99,10 +99,18 @@ impl Order {
             pb::Stage::Stored => return Err(Error::field("receipt", "only a message with a ttl is stored")),
         };
         let receipt = written.then(|| timeout.unwrap_or(RECEIPT_DEFAULT));
-        let (id, caller) = (message_id, Caller::ANYONE);
+        let (id, caller, at_once) = (message_id, Caller::ANYONE, true);
         // The deadline that it is to have is known when it begins.
-        let outgoing = Outgoing { target, payload, written, acked, id, caller, deadline: None, if_generation };
+        let outgoing = Outgoing { target, payload, written, acked, id, caller, deadline: None, if_generation, at_once };
         Ok(Self { message: Message::Now(outgoing), receipt, deadline, min_cursor: request.min_cursor })
+    }
+
+    /// The same, left to the drivers to write, which gather what comes in quick succession.
+    pub(super) fn gathered(mut self) -> Self {
+        if let Message::Now(outgoing) = &mut self.message {
+            outgoing.at_once = false;
+        }
+        self
     }
 
     /// How long its outcome is to be waited for. Without a receipt there is only a repeat to wait for that another call is about to send.

@@ -139,7 +139,7 @@ impl Sends {
     fn begin(&self, send: TaggedSend) -> Result<Option<pb::SendResponse>, Error> {
         let TaggedSend { tag, request } = send;
         let request = request.ok_or_else(|| Error::field("request", "must be set"))?;
-        let order = Order::parse(&self.shared, request, self.deadline)?;
+        let order = Order::parse(&self.shared, request, self.deadline)?.gathered();
         let reach = self.shared.still_to_reach(&order.min_cursor)?;
         let full = self.waiting.len() >= MAX_WAITING;
         // Checked before it is begun: a refused one is neither sent nor stored.

@@ -14,6 +14,7 @@ use crate::close::CloseReason;
 use crate::event::{ConnectionInfo, RELIABLE, Stats, Unacked};
 use crate::heartbeat::Cadence;
 use crate::labels::Labels;
+use crate::metrics::{Metrics, SendOutcome};
 use crate::outbox::Outbox;
 use crate::position::Offset;
 
@@ -89,8 +90,8 @@ pub(super) struct Ledger {
     pub(super) labels: Labels,
     /// The heartbeat settings as of the newest submitted event; those in force are the newest committed.
     pub(super) cadence: Cadence,
-    /// Whether it is ending.
-    pub(super) fate: Fate,
+    /// Whether it is ending; none while it is not and nobody waits for a Pong.
+    pub(super) fate: Option<Box<Fate>>,
     /// When it became SUSPECT.
     pub(super) suspect_since: Millis,
     /// How often its client id was taken over lately.
@@ -100,9 +101,9 @@ pub(super) struct Ledger {
 /// Whether a connection is ending.
 pub(super) enum Fate {
     /// It is not.
-    Open(Option<Box<Probes>>),
+    Open(Probes),
     /// It is sealed, for this reason; no Pong will come.
-    Ending(Box<CloseReason>),
+    Ending(CloseReason),
 }
 
 /// Who waits for the next Pong; bounded by the calls that a backend has open.
@@ -112,8 +113,8 @@ pub(super) struct Probes(Vec<oneshot::Sender<Duration>>);
 impl Ledger {
     /// Has the next Pong told; whether one may still come.
     pub(super) fn add_probe(&mut self, probe: oneshot::Sender<Duration>) -> bool {
-        let Fate::Open(probes) = &mut self.fate else { return false };
-        let Probes(probes) = &mut **probes.get_or_insert_default();
+        let fate = self.fate.get_or_insert_with(|| Box::new(Fate::Open(Probes::default())));
+        let Fate::Open(Probes(probes)) = &mut **fate else { return false };
         // Those who gave up waiting make room.
         probes.retain(|probe| !probe.is_closed());
         probes.push(probe);
@@ -142,6 +143,16 @@ impl Takeovers {
     }
 }
 
+impl Traffic {
+    /// The kernel has taken so many frames of a backend's, of so many bytes.
+    pub fn count_written(&self, frames: u64, bytes: u64, metrics: &Metrics) {
+        self.messages_out.fetch_add(frames, Ordering::Relaxed);
+        self.bytes_out.fetch_add(bytes, Ordering::Relaxed);
+        metrics.sends.of(SendOutcome::Written).inc_by(frames);
+        metrics.sent_bytes.inc_by(bytes);
+    }
+}
+
 impl Connection {
     pub(super) fn new(info: Arc<ConnectionInfo>, cadence: Cadence, clock: &Clock, takeovers: Takeovers) -> Self {
         let reliable = (info.subprotocol == RELIABLE).then(Box::default);
@@ -161,7 +172,7 @@ impl Connection {
             ledger: Mutex::new(Ledger {
                 labels: Labels::NONE,
                 cadence,
-                fate: Fate::Open(None),
+                fate: None,
                 suspect_since: 0,
                 takeovers,
             }),
@@ -334,17 +345,22 @@ impl Connection {
     /// Why it is ending, once it is sealed.
     #[must_use]
     pub fn ending(&self) -> Option<CloseReason> {
-        match &self.ledger().fate {
+        match self.ledger().fate.as_deref()? {
             Fate::Open(_) => None,
-            Fate::Ending(reason) => Some((**reason).clone()),
+            Fate::Ending(reason) => Some(reason.clone()),
         }
     }
 
     /// Takes the calls that wait for a Pong.
     pub fn take_probes(&self) -> Vec<oneshot::Sender<Duration>> {
-        match &mut self.ledger().fate {
-            Fate::Open(probes) => probes.take().map_or_else(Vec::new, |probes| probes.0),
-            Fate::Ending(_) => Vec::new(),
+        let mut ledger = self.ledger();
+        match ledger.fate.take().map(|fate| *fate) {
+            None => Vec::new(),
+            Some(Fate::Open(Probes(probes))) => probes,
+            Some(ending) => {
+                ledger.fate = Some(Box::new(ending));
+                Vec::new()
+            }
         }
     }
 

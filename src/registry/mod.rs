@@ -185,7 +185,7 @@ impl Registry {
     /// Marks a connection as ending and makes its `Disconnected`, to be submitted in the same critical section; none if it was ending already.
     fn seal(&self, locked: &Shard, connection: &Arc<Connection>, reason: CloseReason) -> Option<Event> {
         let mut ledger = connection.ledger();
-        if let Fate::Ending(_) = ledger.fate {
+        if let Some(Fate::Ending(_)) = ledger.fate.as_deref() {
             return None;
         }
         // Closed first, so that nothing can be accepted that the end does not tell of.
@@ -201,7 +201,7 @@ impl Registry {
         };
         self.metrics.disconnects.of(end.cause).inc();
         // With it go those who wait for a Pong, and are told by this that none will come.
-        ledger.fate = Fate::Ending(Box::new(reason));
+        ledger.fate = Some(Box::new(Fate::Ending(reason)));
         let labels = ledger.labels.clone();
         drop(ledger);
         connection.signal(signal::SEALED);

@@ -24,6 +24,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
 
 use crate::connection::{self, Admissions, Handshaken, Host};
+use crate::line::Line;
 use crate::log::LogHealth;
 use crate::metrics::Handshake;
 use handshake::{Denied, Granted, judge, switching};
@@ -112,7 +113,7 @@ async fn shake_hands(
     server: &WsServer,
     stream: TcpStream,
     address: SocketAddr,
-) -> Option<(WsSocket<TcpStream>, Granted)> {
+) -> Option<(WsSocket<Line>, Granted)> {
     // Small frames must not wait for each other; a socket that refuses this works all the same.
     let _ = stream.set_nodelay(true);
     let verdict = Arc::new(Mutex::new(Verdict::default()));
@@ -173,5 +174,5 @@ async fn shake_hands(
     let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
     count(Handshake::Upgraded);
     let max_message = server.host.settings.max_message;
-    Some((WsSocket::new(parts.io.into_inner(), &parts.read_buf, max_message), granted))
+    Some((WsSocket::new(Line::new(parts.io.into_inner()), &parts.read_buf, max_message), granted))
 }

@@ -11,8 +11,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::ReadBuf;
 use tokio_tungstenite::tungstenite::error::ProtocolError;
-use tokio_tungstenite::tungstenite::protocol::frame::FrameHeader;
-use tokio_tungstenite::tungstenite::protocol::frame::coding::{CloseCode, Control, Data, OpCode};
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig, WebSocketContext};
 use tokio_tungstenite::tungstenite::{self, Message};
 
@@ -20,12 +19,10 @@ use super::boundaries::Boundaries;
 use super::wire::{Synchronous, Wire};
 use crate::connection::{FrameSocket, Inbound, SocketError};
 use crate::event::Payload;
+use crate::line::{FrameHeader, Line, Opcode};
 
 /// tungstenite allocates its read buffer eagerly, and clears as much before each read; heartbeats need little.
 const READ_BUFFER: usize = 512;
-
-/// The header of an unmasked frame takes at most 2 bytes and 8 of length (RFC 6455, 5.2).
-const MAX_HEADER: usize = 10;
 
 /// A masked control frame of `n` bytes takes `n` and these on the wire (RFC 6455, 5.2).
 const CONTROL_OVERHEAD: usize = 6;
@@ -139,11 +136,10 @@ impl<S: Wire> WsSocket<S> {
         }
     }
 
-    fn put(&mut self, opcode: OpCode, payload: &[u8]) {
-        let header = FrameHeader { opcode, ..FrameHeader::default() };
-        self.out.reserve(MAX_HEADER + payload.len());
-        // Writing to a Vec cannot fail.
-        let _ = header.format(payload.len() as u64, &mut self.out);
+    fn put(&mut self, header: FrameHeader, payload: &[u8]) {
+        let header = header.as_bytes();
+        self.out.reserve(header.len() + payload.len());
+        self.out.extend_from_slice(header);
         self.out.extend_from_slice(payload);
     }
 }
@@ -209,14 +205,25 @@ impl<S: Wire> FrameSocket for WsSocket<S> {
     }
 
     fn queue(&mut self, payload: &Payload) {
-        match payload {
-            Payload::Text(text) => self.put(OpCode::Data(Data::Text), text),
-            Payload::Binary(bytes) => self.put(OpCode::Data(Data::Binary), bytes),
-        }
+        self.put(FrameHeader::of(payload), payload.bytes());
+    }
+
+    fn queue_rest(&mut self, payload: &Payload, written: usize) {
+        self.queue(payload);
+        // As if this socket had begun it: nothing else may come before the rest.
+        self.written = written;
     }
 
     fn queue_ping(&mut self, payload: &[u8]) {
-        self.put(OpCode::Control(Control::Ping), payload);
+        self.put(FrameHeader::new(Opcode::Ping, payload.len()), payload);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.machine.is_none() && self.out.is_empty()
+    }
+
+    fn line(&self) -> Option<Line> {
+        self.stream.line()
     }
 
     fn buffered(&self) -> usize {

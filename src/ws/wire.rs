@@ -5,9 +5,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 
 use super::boundaries::Boundaries;
+use crate::line::Line;
 
 /// What is read past the runtime at one go. It is the runtime that sees to it that others get their turn, and empty fragments are no message, however
 /// many come.
@@ -28,16 +28,24 @@ pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     fn read_from_kernel(&self, _: &mut [u8]) -> io::Result<usize> {
         Err(io::ErrorKind::WouldBlock.into())
     }
+
+    /// Another handle of it, for whoever sends while nothing else is written; none if it cannot be shared.
+    fn line(&self) -> Option<Line> {
+        None
+    }
 }
 
-impl Wire for TcpStream {
+impl Wire for Line {
     fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
-        // An error is met again, and told, by the read.
-        self.poll_read_ready(context).map(drop)
+        self.poll_readable(context)
     }
 
     fn read_from_kernel(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&*socket2::SockRef::from(self)).read(buffer)
+        self.read_from_kernel(buffer)
+    }
+
+    fn line(&self) -> Option<Line> {
+        Some(self.clone())
     }
 }
 

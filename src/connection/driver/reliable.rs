@@ -1,7 +1,6 @@
 //! What a driver does for a client of the reliable subprotocol: numbers, acknowledgements and envelopes where the plain protocol has bare frames.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use tokio::time::Instant;
 
@@ -271,11 +270,6 @@ impl<S: FrameSocket> Driver<S> {
         if frames == 0 {
             return;
         }
-        let traffic = &self.connection().traffic;
-        traffic.messages_out.fetch_add(frames, Ordering::Relaxed);
-        traffic.bytes_out.fetch_add(bytes, Ordering::Relaxed);
-        let metrics = &self.host.metrics;
-        metrics.sends.of(SendOutcome::Written).inc_by(frames);
-        metrics.sent_bytes.inc_by(bytes);
+        self.connection().traffic.count_written(frames, bytes, &self.host.metrics);
     }
 }

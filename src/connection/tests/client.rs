@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::{SinkExt as _, StreamExt as _};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream};
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -105,10 +105,10 @@ pub(super) struct Frame {
 }
 
 /// A client that writes bytes and reads the server's frames.
-pub(super) struct Raw(pub(super) DuplexStream);
+pub(super) struct Raw<S = DuplexStream>(pub(super) S);
 
-impl Raw {
-    pub(super) fn new(stream: DuplexStream) -> Self {
+impl<S: AsyncRead + AsyncWrite + Unpin> Raw<S> {
+    pub(super) fn new(stream: S) -> Self {
         Self(stream)
     }
 

@@ -38,6 +38,14 @@ impl FrameSocket for Fragile {
         self.0.queue(payload);
     }
 
+    fn queue_rest(&mut self, payload: &Payload, written: usize) {
+        self.0.queue_rest(payload, written);
+    }
+
+    fn is_idle(&self) -> bool {
+        self.0.is_idle()
+    }
+
     fn queue_ping(&mut self, payload: &[u8]) {
         self.0.queue_ping(payload);
     }

@@ -264,6 +264,7 @@ impl World {
             caller: Caller::ANYONE,
             deadline: None,
             if_generation: None,
+            at_once: true,
         }
     }
 
