@@ -111,6 +111,13 @@ impl Outbox {
         queue.line.is_some()
     }
 
+    /// Whether the line lies here.
+    #[must_use]
+    pub fn is_lent(&self) -> bool {
+        let queue = self.queue();
+        queue.holder == Holder::Here && queue.line.is_some()
+    }
+
     /// Takes the line back.
     pub fn reclaim(&self) -> Reclaimed {
         let mut queue = self.queue();

@@ -7,6 +7,7 @@ mod duplicates;
 mod guards;
 mod heartbeat;
 mod identity;
+mod lines;
 mod messages;
 mod outbox;
 mod rates;
