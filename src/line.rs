@@ -169,3 +169,19 @@ impl AsyncWrite for Line {
         Poll::Ready(socket2::SockRef::from(&*self.0).shutdown(std::net::Shutdown::Write))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_as_short_as_its_length_allows() {
+        let header = |length| FrameHeader::new(Opcode::Text, length).as_bytes().to_vec();
+        assert_eq!(header(0), [0x81, 0]);
+        assert_eq!(header(125), [0x81, 125]);
+        assert_eq!(header(126), [0x81, 126, 0, 126]);
+        assert_eq!(header(65_535), [0x81, 126, 0xff, 0xff]);
+        assert_eq!(header(65_536), [0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
+        assert_eq!(FrameHeader::new(Opcode::Ping, 4).as_bytes(), [0x89, 4]);
+    }
+}

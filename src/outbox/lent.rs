@@ -165,3 +165,127 @@ impl Queue {
         Some((frame, begun))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::{TcpListener, TcpStream};
+
+    use super::*;
+
+    const LIMITS: OutboxLimits = OutboxLimits { frames: 4, bytes: 100 };
+
+    fn payload(bytes: usize) -> Payload {
+        Payload::Binary(vec![7; bytes].into())
+    }
+
+    fn frame(bytes: usize) -> Frame {
+        Frame { payload: payload(bytes), id: None, receipt: None, acked: None, deadline: None }
+    }
+
+    fn send(outbox: &Outbox, bytes: usize) -> Result<Taken, Refused> {
+        outbox.send(&payload(bytes), None, LIMITS, || frame(bytes))
+    }
+
+    const WRITTEN: Result<Taken, Refused> = Ok(Taken { written: true, wake: false });
+    const WAITS: Result<Taken, Refused> = Ok(Taken { written: false, wake: true });
+
+    /// An outbox that a line was lent to, and the client's end.
+    async fn lent() -> (Outbox, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let (client, server) =
+            tokio::join!(TcpStream::connect(listener.local_addr().expect("an address")), listener.accept());
+        let server = server.expect("accepted").0;
+        server.writable().await.expect("writable");
+        let outbox = Outbox::default();
+        assert!(outbox.lend(|| Some(Line::new(server))));
+        (outbox, client.expect("connected"))
+    }
+
+    #[tokio::test]
+    async fn the_driver_waits_for_a_sender_and_is_woken_when_the_line_is_back() {
+        let (outbox, _client) = lent().await;
+        let line = outbox.queue().take_line(1, LIMITS).expect("lent");
+        assert!(matches!(outbox.reclaim(), Reclaimed::NotYet));
+        assert!(matches!(outbox.reclaim(), Reclaimed::NotYet), "however often it asks");
+        assert_eq!(send(&outbox, 2), WAITS, "there is one line");
+        let taken = outbox.put(line, &payload(1), || frame(1));
+        assert_eq!(taken, Ok(Taken { written: true, wake: true }));
+        assert!(!outbox.is_lent());
+        assert!(matches!(outbox.reclaim(), Reclaimed::Yes(None)));
+        assert_eq!(send(&outbox, 3), WAITS, "the line is the driver's");
+        assert_eq!(outbox.depth(), (2, 5));
+    }
+
+    #[tokio::test]
+    async fn what_comes_while_a_sender_writes_is_left_to_the_driver() {
+        let (outbox, _client) = lent().await;
+        let line = outbox.queue().take_line(1, LIMITS).expect("lent");
+        outbox.push(frame(2), LIMITS).expect("room");
+        assert_eq!(outbox.put(line, &payload(1), || frame(1)), Ok(Taken { written: true, wake: true }));
+        assert_eq!(send(&outbox, 3), WAITS, "behind it");
+        assert!(!outbox.lend(|| None), "there is something to write");
+        assert!(matches!(outbox.reclaim(), Reclaimed::Yes(None)));
+        let next = [(); 2].map(|()| outbox.pop(Instant::now()).0.expect("a frame").payload.len());
+        assert_eq!(next, [2, 3]);
+        assert!(outbox.lend(|| panic!("the outbox has it")));
+        assert_eq!(send(&outbox, 4), WRITTEN);
+    }
+
+    #[tokio::test]
+    async fn what_the_kernel_does_not_take_is_first_and_what_was_begun_is_ended_however_late() {
+        let (outbox, _client) = lent().await;
+        let limits = OutboxLimits { frames: 4, bytes: 1 << 20 };
+        let deadline = Some(Instant::now() + Duration::from_millis(1));
+        // Nobody reads, so that in the end one goes out in part, or not at all.
+        let sent = |outbox: &Outbox| {
+            outbox.send(&payload(99_999), None, limits, || Frame { deadline, ..frame(99_999) }).expect("room")
+        };
+        assert!((0..10_000).any(|_| !sent(&outbox).written));
+        std::thread::sleep(Duration::from_millis(2));
+        outbox.push(frame(1), limits).expect("room");
+        let late = outbox.drop_late(Instant::now());
+        let Reclaimed::Yes(begun) = outbox.reclaim() else { panic!("nobody writes") };
+        match begun {
+            Some((frame, begun)) => {
+                assert_eq!((late, frame.payload.len()), (0, 99_999));
+                assert!((1..100_009).contains(&begun));
+            }
+            None => assert_eq!(late, 1, "of which nothing was written"),
+        }
+        assert_eq!(outbox.pop(Instant::now()).0.expect("a frame").payload.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn of_a_connection_that_ends_the_line_is_let_go_by_whoever_has_it() {
+        let (outbox, mut client) = lent().await;
+        outbox.close();
+        assert_eq!(client.read(&mut [0; 1]).await.expect("readable"), 0, "it lay in the outbox");
+        let (outbox, mut client) = lent().await;
+        let line = outbox.queue().take_line(1, LIMITS).expect("lent");
+        outbox.close();
+        let taken = outbox.put(line, &payload(1), || frame(1));
+        assert_eq!(taken, Ok(Taken { written: true, wake: true }), "before the driver's Close");
+        let mut all = Vec::new();
+        client.read_to_end(&mut all).await.expect("readable");
+        assert_eq!(all, [0x82, 1, 7]);
+        assert!(!outbox.lend(|| panic!("nobody may send")));
+        assert_eq!(send(&outbox, 1), Err(Refused::Closed));
+    }
+
+    #[tokio::test]
+    async fn limits_deadlines_and_mail_hold_for_a_lent_line_too() {
+        let (outbox, _client) = lent().await;
+        assert_eq!(send(&outbox, 101), Err(Refused::Full));
+        outbox.hold(true);
+        assert_eq!(send(&outbox, 1), Err(Refused::Full));
+        outbox.hold(false);
+        let passed = Some(Instant::now());
+        let late = outbox.send(&payload(1), passed, LIMITS, || Frame { deadline: passed, ..frame(1) });
+        assert_eq!(late, WAITS);
+        assert!(matches!(outbox.pop(Instant::now()), (None, 1)), "it is never written");
+        assert_eq!(send(&outbox, 1), WRITTEN);
+    }
+}
