@@ -18,7 +18,7 @@ use crate::event::{Generation, Payload};
 use crate::ids::ConnectionId;
 use crate::labels::Labels;
 use crate::metrics::{Metrics, SendOutcome};
-use crate::outbox::{Frame, Refused, Taken};
+use crate::outbox::{Frame, Refused, Sent, Taken};
 use crate::registry::{Connection, OtherGeneration, Registry, SHARDS, Target};
 use awaited::{Awaited, Receipts};
 
@@ -237,13 +237,15 @@ impl Dispatch {
         };
         let (outbox, limits) = (&connection.outbox, self.registry.settings().outbox);
         let sent = if outgoing.at_once {
-            outbox.send(&outgoing.payload, outgoing.deadline, limits, frame)
+            let written = || connection.traffic.count_written(1, outgoing.payload.len() as u64, &self.metrics);
+            outbox.send(&outgoing.payload, outgoing.deadline, limits, written, frame)
         } else {
-            outbox.push(frame(), limits).map(|()| Taken { written: false, wake: true })
+            let taken = outbox.push(frame(), limits).map(|()| Taken::Waits);
+            Sent { taken, wake: taken.is_ok() }
         };
-        let (outcome, stage, failure) = match sent {
+        let (outcome, stage, failure) = match sent.taken {
             // Who asked for no more than that it is accepted is told no more, whichever way it went.
-            Ok(Taken { written: true, .. }) if outgoing.written || outgoing.acked => {
+            Ok(Taken::Written) if outgoing.written || outgoing.acked => {
                 (SendOutcome::Accepted, Some(Stage::Written), None)
             }
             Ok(_) => (SendOutcome::Accepted, Some(Stage::Accepted), None),
@@ -251,17 +253,12 @@ impl Dispatch {
             Err(Refused::Closed) => (SendOutcome::NotConnected, None, Some(Failure::NotConnected)),
         };
         self.metrics.sends.of(outcome).inc();
-        match sent {
-            Ok(taken) => {
-                if taken.written {
-                    connection.traffic.count_written(1, outgoing.payload.len() as u64, &self.metrics);
-                }
-                if taken.wake {
-                    connection.wake();
-                }
-            }
-            // Of a frame that was refused nothing is to come.
-            Err(_) => receipts = Receipts::default(),
+        if sent.wake {
+            connection.wake();
+        }
+        if sent.taken.is_err() {
+            // Nothing is to come of it.
+            receipts = Receipts::default();
         }
         let time = self.registry.clock().wall_nanos();
         let delivery = Delivery { connection_id: connection.info().connection_id, stage, time, failure };

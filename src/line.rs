@@ -99,7 +99,7 @@ impl Line {
         Self(Arc::new(stream))
     }
 
-    /// Writes a frame as far as the kernel takes it now. An error is nothing that was written: who comes next meets it again.
+    /// Writes a frame as far as the kernel takes it now. An error is nothing that was written: who writes or reads next meets one too.
     pub(crate) fn put(&self, payload: &Payload) -> Put {
         let header = FrameHeader::of(payload);
         let whole = header.as_bytes().len() + payload.len();

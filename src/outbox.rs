@@ -2,7 +2,7 @@
 
 mod lent;
 
-pub use lent::{Reclaimed, Taken};
+pub use lent::{Reclaimed, Sent, Taken};
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -29,13 +29,22 @@ pub(super) enum Holder {
     Awaited,
 }
 
+/// What became of a frame.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Sent {
+    /// How it was taken, if it was.
+    pub taken: Result<Taken, Refused>,
+    /// Whether the driver has something to do, and is to be woken: also where the frame was refused it may wait for the line.
+    pub wake: bool,
+}
+
 /// How a frame was taken.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Taken {
-    /// Whether the kernel has all of it already; then no frame was made.
-    pub written: bool,
-    /// Whether the driver has something to do.
-    pub wake: bool,
+pub enum Taken {
+    /// The kernel has all of it; no frame was made.
+    Written,
+    /// It waits for the driver.
+    Waits,
 }
 
 /// What a driver finds that takes its line back.
@@ -49,39 +58,41 @@ pub enum Reclaimed {
 
 impl Outbox {
     /// Sends a frame: by the line, if that lies here and nothing waits, so that the kernel has it when this returns; otherwise it waits in the outbox. While
-    /// the outbox is held for stored messages it is full. The frame is only made where it has to wait.
-    ///
-    /// # Errors
-    /// [`Refused`], with nothing sent.
+    /// the outbox is held for stored messages it is full. The frame is only made where it has to wait; `written` counts it where it has not, while the
+    /// client's answer cannot be read yet.
     pub fn send(
         &self,
         payload: &Payload,
         deadline: Option<Instant>,
         limits: OutboxLimits,
+        written: impl FnOnce(),
         frame: impl FnOnce() -> Frame,
-    ) -> Result<Taken, Refused> {
+    ) -> Sent {
         let mut queue = self.queue();
         if queue.held && !queue.closed {
-            return Err(Refused::Full);
+            return Sent { taken: Err(Refused::Full), wake: false };
         }
         let in_time = deadline.is_none_or(|deadline| deadline > Instant::now());
         if in_time && let Some(line) = queue.take_line(payload.len(), limits) {
             drop(queue);
-            return self.put(line, payload, frame);
+            return self.put(line, payload, written, frame);
         }
-        queue.push(frame(), limits, false).map_err(|(refused, _)| refused)?;
-        Ok(Taken { written: false, wake: true })
+        let taken = queue.push(frame(), limits, false).map(|()| Taken::Waits).map_err(|(refused, _)| refused);
+        Sent { taken, wake: taken.is_ok() }
     }
 
     /// Writes to the line that was taken, and brings it back.
-    fn put(&self, line: Line, payload: &Payload, frame: impl FnOnce() -> Frame) -> Result<Taken, Refused> {
+    fn put(&self, line: Line, payload: &Payload, written: impl FnOnce(), frame: impl FnOnce() -> Frame) -> Sent {
         let put = line.put(payload);
+        if put == Put::Whole {
+            written();
+        }
         let mut queue = self.queue();
         let begun = match put {
             Put::Whole => {
                 let rests = queue.waiting.is_none() && queue.holder != Holder::Awaited && !queue.closed;
                 queue.bring_back(line, if rests { Holder::Here } else { Holder::Driver });
-                return Ok(Taken { written: true, wake: !rests });
+                return Sent { taken: Ok(Taken::Written), wake: !rests };
             }
             Put::Part(begun) => begun,
             // The driver tries, waits, and meets the error if there is one.
@@ -89,11 +100,11 @@ impl Outbox {
         };
         queue.bring_back(line, Holder::Driver);
         if begun == 0 && queue.closed {
-            return Err(Refused::Closed);
+            return Sent { taken: Err(Refused::Closed), wake: true };
         }
-        // Before those that came meanwhile.
+        // Before those that came meanwhile, which may make it one over the limits.
         queue.put_first(frame(), begun);
-        Ok(Taken { written: false, wake: true })
+        Sent { taken: Ok(Taken::Waits), wake: true }
     }
 
     /// Lends the line, if there is nothing to write; `line` is asked for it once. The driver may then write no more until it has it back.
@@ -185,12 +196,17 @@ mod tests {
         Frame { payload: payload(bytes), id: None, receipt: None, acked: None, deadline: None }
     }
 
-    fn send(outbox: &Outbox, bytes: usize) -> Result<Taken, Refused> {
-        outbox.send(&payload(bytes), None, LIMITS, || frame(bytes))
+    fn send(outbox: &Outbox, bytes: usize) -> Sent {
+        outbox.send(&payload(bytes), None, LIMITS, || {}, || frame(bytes))
     }
 
-    const WRITTEN: Result<Taken, Refused> = Ok(Taken { written: true, wake: false });
-    const WAITS: Result<Taken, Refused> = Ok(Taken { written: false, wake: true });
+    const WRITTEN: Sent = Sent { taken: Ok(Taken::Written), wake: false };
+    const WRITTEN_AND_AWAITED: Sent = Sent { taken: Ok(Taken::Written), wake: true };
+    const WAITS: Sent = Sent { taken: Ok(Taken::Waits), wake: true };
+
+    const fn refused(refused: Refused) -> Sent {
+        Sent { taken: Err(refused), wake: false }
+    }
 
     /// An outbox that a line was lent to, and the client's end.
     async fn lent() -> (Outbox, TcpStream) {
@@ -211,8 +227,7 @@ mod tests {
         assert!(matches!(outbox.reclaim(), Reclaimed::NotYet));
         assert!(matches!(outbox.reclaim(), Reclaimed::NotYet), "however often it asks");
         assert_eq!(send(&outbox, 2), WAITS, "there is one line");
-        let taken = outbox.put(line, &payload(1), || frame(1));
-        assert_eq!(taken, Ok(Taken { written: true, wake: true }));
+        assert_eq!(outbox.put(line, &payload(1), || {}, || frame(1)), WRITTEN_AND_AWAITED);
         assert!(!outbox.is_lent());
         assert!(matches!(outbox.reclaim(), Reclaimed::Yes(None)));
         assert_eq!(send(&outbox, 3), WAITS, "the line is the driver's");
@@ -224,7 +239,7 @@ mod tests {
         let (outbox, _client) = lent().await;
         let line = outbox.queue().take_line(1, LIMITS).expect("lent");
         outbox.push(frame(2), LIMITS).expect("room");
-        assert_eq!(outbox.put(line, &payload(1), || frame(1)), Ok(Taken { written: true, wake: true }));
+        assert_eq!(outbox.put(line, &payload(1), || {}, || frame(1)), WRITTEN_AND_AWAITED);
         assert_eq!(send(&outbox, 3), WAITS, "behind it");
         assert!(!outbox.lend(|| None), "there is something to write");
         assert!(matches!(outbox.reclaim(), Reclaimed::Yes(None)));
@@ -241,9 +256,9 @@ mod tests {
         let deadline = Some(Instant::now() + Duration::from_millis(1));
         // Nobody reads, so that in the end one goes out in part, or not at all.
         let sent = |outbox: &Outbox| {
-            outbox.send(&payload(99_999), None, limits, || Frame { deadline, ..frame(99_999) }).expect("room")
+            outbox.send(&payload(99_999), None, limits, || {}, || Frame { deadline, ..frame(99_999) })
         };
-        assert!((0..10_000).any(|_| !sent(&outbox).written));
+        assert!((0..10_000).any(|_| sent(&outbox) == WAITS));
         std::thread::sleep(Duration::from_millis(2));
         outbox.push(frame(1), limits).expect("room");
         let late = outbox.drop_late(Instant::now());
@@ -266,24 +281,39 @@ mod tests {
         let (outbox, mut client) = lent().await;
         let line = outbox.queue().take_line(1, LIMITS).expect("lent");
         outbox.close();
-        let taken = outbox.put(line, &payload(1), || frame(1));
-        assert_eq!(taken, Ok(Taken { written: true, wake: true }), "before the driver's Close");
+        let sent = outbox.put(line, &payload(1), || {}, || frame(1));
+        assert_eq!(sent, WRITTEN_AND_AWAITED, "before the driver's Close");
         let mut all = Vec::new();
         client.read_to_end(&mut all).await.expect("readable");
         assert_eq!(all, [0x82, 1, 7]);
         assert!(!outbox.lend(|| panic!("nobody may send")));
-        assert_eq!(send(&outbox, 1), Err(Refused::Closed));
+        assert_eq!(send(&outbox, 1), refused(Refused::Closed));
+    }
+
+    #[tokio::test]
+    async fn the_driver_of_a_connection_that_ends_is_woken_though_the_kernel_took_nothing() {
+        let (outbox, _client) = lent().await;
+        let limits = OutboxLimits { frames: 4, bytes: 1 << 20 };
+        let full = payload(1 << 20);
+        let line = outbox.queue().take_line(1, limits).expect("lent");
+        // Nobody reads.
+        while line.put(&full) != Put::Nothing {}
+        assert!(matches!(outbox.reclaim(), Reclaimed::NotYet));
+        outbox.close();
+        let sent = outbox.put(line, &full, || panic!("nothing was written"), || frame(1));
+        assert_eq!(sent, Sent { taken: Err(Refused::Closed), wake: true });
+        assert!(matches!(outbox.reclaim(), Reclaimed::Yes(None)));
     }
 
     #[tokio::test]
     async fn limits_deadlines_and_mail_hold_for_a_lent_line_too() {
         let (outbox, _client) = lent().await;
-        assert_eq!(send(&outbox, 101), Err(Refused::Full));
+        assert_eq!(send(&outbox, 101), refused(Refused::Full));
         outbox.hold(true);
-        assert_eq!(send(&outbox, 1), Err(Refused::Full));
+        assert_eq!(send(&outbox, 1), refused(Refused::Full));
         outbox.hold(false);
         let passed = Some(Instant::now());
-        let late = outbox.send(&payload(1), passed, LIMITS, || Frame { deadline: passed, ..frame(1) });
+        let late = outbox.send(&payload(1), passed, LIMITS, || {}, || Frame { deadline: passed, ..frame(1) });
         assert_eq!(late, WAITS);
         assert!(matches!(outbox.pop(Instant::now()), (None, 1)), "it is never written");
         assert_eq!(send(&outbox, 1), WRITTEN);

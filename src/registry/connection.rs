@@ -169,13 +169,7 @@ impl Connection {
             cadence: AtomicU64::new(cadence.to_bits()),
             ended_at: AtomicI64::new(0),
             opened: clock.uptime(),
-            ledger: Mutex::new(Ledger {
-                labels: Labels::NONE,
-                cadence,
-                fate: None,
-                suspect_since: 0,
-                takeovers,
-            }),
+            ledger: Mutex::new(Ledger { labels: Labels::NONE, cadence, fate: None, suspect_since: 0, takeovers }),
         }
     }
 

@@ -109,11 +109,7 @@ struct Verdict {
     outcome: Option<Handshake>,
 }
 
-async fn shake_hands(
-    server: &WsServer,
-    stream: TcpStream,
-    address: SocketAddr,
-) -> Option<(WsSocket<Line>, Granted)> {
+async fn shake_hands(server: &WsServer, stream: TcpStream, address: SocketAddr) -> Option<(WsSocket<Line>, Granted)> {
     // Small frames must not wait for each other; a socket that refuses this works all the same.
     let _ = stream.set_nodelay(true);
     let verdict = Arc::new(Mutex::new(Verdict::default()));

@@ -119,7 +119,10 @@ async fn a_frame_that_the_kernel_takes_in_part_is_ended_by_the_driver_before_its
     for payload in &texts {
         assert_eq!(raw.next_but_pings().await, Some(text(payload)));
     }
-    assert_eq!(raw.next_but_pings().await, Some(Frame { head: CLOSE, payload: close_payload(4_000, "enough").to_vec() }));
+    assert_eq!(
+        raw.next_but_pings().await,
+        Some(Frame { head: CLOSE, payload: close_payload(4_000, "enough").to_vec() })
+    );
     assert_eq!(told(&world, cut).await, WRITTEN);
     drop(raw);
     world.rests().await;
@@ -189,7 +192,8 @@ async fn frames_of_many_senders_arrive_whole_once_and_in_the_order_of_each() {
                 TEXT => {
                     let text = String::from_utf8(frame.payload).expect("text");
                     let mut words = text.split(' ');
-                    let [sender, number] = [(); 2].map(|()| words.next().expect("a number").parse::<usize>().expect("one"));
+                    let [sender, number] =
+                        [(); 2].map(|()| words.next().expect("a number").parse::<usize>().expect("one"));
                     assert_eq!(number, next[sender], "of sender {sender}");
                     assert_eq!(words.next().map(str::len), Some(number * 37 % 3_000));
                     next[sender] += 1;
