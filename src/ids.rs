@@ -132,6 +132,14 @@ impl ConnectionId {
         Uuid::try_parse(text).ok().map(Self)
     }
 
+    /// The text form, in place.
+    #[must_use]
+    pub fn to_text(self) -> [u8; 36] {
+        let mut text = [0; 36];
+        self.0.hyphenated().encode_lower(&mut text);
+        text
+    }
+
     /// The bucket of the client id that this connection belongs to.
     #[must_use]
     pub fn bucket(self) -> u8 {
