@@ -16,19 +16,15 @@ const fn tag(field: u8, wire_type: u8) -> u8 {
     field << 3 | wire_type
 }
 
-/// A varint and how many bytes of it count.
-fn varint(mut value: u64) -> ([u8; VARINT_BYTES], usize) {
-    let (mut bytes, mut length) = ([0; VARINT_BYTES], 1);
-    for byte in &mut bytes {
-        *byte = value as u8 & 0x7f;
-        value >>= 7;
-        if value == 0 {
-            break;
-        }
-        *byte |= 0x80;
-        length += 1;
+/// A varint and how many bytes of it count. All of them are made whatever the value is: that is quicker than to ask at each byte whether it is the last.
+fn varint(value: u64) -> ([u8; VARINT_BYTES], usize) {
+    let mut bytes = [0; VARINT_BYTES];
+    for (at, byte) in bytes.iter_mut().enumerate() {
+        *byte = (value >> (7 * at)) as u8 | 0x80;
     }
-    (bytes, length)
+    let last = (value | 1).ilog2() as usize / 7;
+    bytes[last] &= 0x7f;
+    (bytes, last + 1)
 }
 
 fn put_varint(out: &mut Vec<u8>, value: u64) {
@@ -83,11 +79,15 @@ pub(super) fn message(out: &mut Vec<u8>, field: u8, expected: usize, fields: imp
     out.extend_from_slice(&[0; VARINT_BYTES]);
     out.truncate(at + room);
     fields(out);
-    let (bytes, length) = varint((out.len() - at - room) as u64);
-    if length == room {
-        out[at..at + room].copy_from_slice(&bytes[..length]);
-    } else {
-        out.splice(at..at + room, bytes[..length].iter().copied());
+    let length = out.len() - at - room;
+    match (room, length) {
+        // Nearly all.
+        (1, 0..0x80) => out[at] = length as u8,
+        (2, 0x80..0x4000) => out[at..at + 2].copy_from_slice(&[length as u8 | 0x80, (length >> 7) as u8]),
+        _ => {
+            let (bytes, needed) = varint(length as u64);
+            out.splice(at..at + room, bytes[..needed].iter().copied());
+        }
     }
 }
 
