@@ -58,7 +58,13 @@ impl ClientId {
         if id.len() > MAX_CLIENT_ID_BYTES {
             return Err(ClientIdError::TooLong(id.len()));
         }
-        if id.chars().any(char::is_control) {
+        // Nearly all are ASCII, where a byte is a character; looked at as a whole, without asking at each whether it was the one.
+        let control = if id.is_ascii() {
+            id.bytes().fold(false, |any, byte| any | byte.is_ascii_control())
+        } else {
+            id.chars().any(char::is_control)
+        };
+        if control {
             return Err(ClientIdError::ControlCharacter);
         }
         Ok(Self(id.into()))

@@ -47,7 +47,8 @@ pub struct Handshaken {
 pub async fn run(host: Arc<Host>, socket: impl FrameSocket, handshaken: Handshaken, entry: Entry) {
     if handshaken.reliable {
         // Of a kind that its session may change for another.
-        greet::run(host, Box::new(socket), handshaken, entry).await;
+        // In a box of its own, or every plain connection would carry the room for it.
+        Box::pin(greet::run(host, Box::new(socket), handshaken, entry)).await;
     } else {
         run_plain(host, socket, handshaken, entry).await;
     }
