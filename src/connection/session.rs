@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -109,16 +110,16 @@ impl Host {
         CloseReason::Restart { reconnect_after: fastrand::u64(0..=jitter) }
     }
 
-    /// Closes a socket that never became a connection.
-    pub(super) async fn refuse(&self, socket: impl FrameSocket, reason: CloseReason) {
+    /// Closes a socket that never became a connection. In a box: whoever is not refused should not carry the room for it.
+    pub(super) fn refuse(&self, socket: impl FrameSocket, reason: CloseReason) -> BoxFuture<'static, ()> {
         self.count_refusal(&reason);
-        closer::close(socket, reason).await;
+        Box::pin(closer::close(socket, reason))
     }
 
     /// The same for a client of the reliable subprotocol, which is told in an envelope too.
-    pub(super) async fn refuse_reliable(&self, socket: impl FrameSocket, reason: CloseReason) {
+    pub(super) fn refuse_reliable(&self, socket: impl FrameSocket, reason: CloseReason) -> BoxFuture<'_, ()> {
         self.count_refusal(&reason);
-        self.dismiss(socket, reason).await;
+        Box::pin(self.dismiss(socket, reason))
     }
 
     /// Closes a socket of the reliable subprotocol that no driver has.
