@@ -8,34 +8,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use heartwire::clock::Clock;
-use heartwire::event::{ConnectionInfo, Event, EventKind, Payload, Record};
+use heartwire::event::{ConnectionInfo, Event, EventKind, Payload};
 use heartwire::ids::{ClientId, ConnectionId};
 use heartwire::labels::Labels;
 use heartwire::log::journal::{DataDir, JournalLog};
-use heartwire::log::{Apply, Checkpoint, Entry, FoldPart, Log as _, Retention};
+use heartwire::log::{Entry, Log as _, Retention};
 use heartwire::metrics::Metrics;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 const BATCHES: [usize; 3] = [1, 64, 1_024];
 const ROUND: Duration = Duration::from_secs(2);
-
-/// A fold that costs nothing: what is measured is the log.
-struct Nothing;
-
-impl Apply for Nothing {
-    fn apply(&self, _: &[Arc<Record>]) {}
-}
-
-impl Checkpoint for Nothing {
-    fn parts(&self) -> usize {
-        0
-    }
-
-    fn copy_part(&self, _: usize) -> FoldPart {
-        FoldPart { exact_at: 0, connections: Vec::new() }
-    }
-}
 
 /// A journal of its own.
 struct Journal {
@@ -74,7 +57,7 @@ impl Journal {
             for _ in 0..batch {
                 self.submit();
             }
-            assert!(self.log.commit(&Nothing), "the log failed");
+            assert!(self.log.commit(&()), "the log failed");
             events += batch;
         }
         events as f64 / begun.elapsed().as_secs_f64()
@@ -105,7 +88,7 @@ fn running(directory: &Path) -> f64 {
     runtime.block_on(async {
         let journal = Journal::new(directory);
         let stop = CancellationToken::new();
-        let run = tokio::spawn(Arc::clone(&journal.log).run(Arc::new(Nothing), stop.clone()));
+        let run = tokio::spawn(Arc::clone(&journal.log).run(Arc::new(()), stop.clone()));
         let (mut head, first) = (journal.log.watch_head(), journal.log.bounds().head);
         let (begun, mut events) = (Instant::now(), 0i64);
         while begun.elapsed() < ROUND {
@@ -147,11 +130,11 @@ fn main() {
     let journal = Journal::new(&directory);
     // The first begins a segment.
     journal.submit();
-    journal.log.commit(&Nothing);
+    journal.log.commit(&());
     let before = journal.metrics.journal_syncs.get();
     for _ in 0..100 {
         journal.submit();
-        journal.log.commit(&Nothing);
+        journal.log.commit(&());
     }
     let syncs = (journal.metrics.journal_syncs.get() - before) as f64 / 100.0;
     println!("{:<42} {syncs:>12.2}", "syncs an event, alone");

@@ -3,31 +3,14 @@
 use std::sync::Arc;
 
 use heartwire::clock::Clock;
-use heartwire::event::{ConnectionInfo, Event, EventKind, Payload, Record};
+use heartwire::event::{ConnectionInfo, Event, EventKind, Payload};
 use heartwire::ids::{ClientId, ConnectionId};
 use heartwire::labels::Labels;
 use heartwire::log::journal::{DataDir, JournalLog};
-use heartwire::log::{Apply, Checkpoint, Entry, FoldPart, Log as _, Retention};
+use heartwire::log::{Entry, Log as _, Retention};
 use heartwire::metrics::Metrics;
 
 const BATCH: usize = 64;
-
-/// A fold that costs nothing: what is counted is the log.
-struct Nothing;
-
-impl Apply for Nothing {
-    fn apply(&self, _: &[Arc<Record>]) {}
-}
-
-impl Checkpoint for Nothing {
-    fn parts(&self) -> usize {
-        0
-    }
-
-    fn copy_part(&self, _: usize) -> FoldPart {
-        FoldPart { exact_at: 0, connections: Vec::new() }
-    }
-}
 
 pub fn commit(times: usize) {
     let directory = tempfile::tempdir().expect("a directory");
@@ -44,6 +27,6 @@ pub fn commit(times: usize) {
             let event = Event { time: 1, connection: Arc::clone(&connection), labels: Labels::NONE, kind };
             log.submit(Entry::ending(event));
         }
-        assert!(log.commit(&Nothing), "the log failed");
+        assert!(log.commit(&()), "the log failed");
     }
 }

@@ -128,6 +128,22 @@ pub struct FoldPart {
     pub connections: Vec<Record>,
 }
 
+/// Folds nothing, for a log that nobody folds: the journal before anybody is connected, a benchmark, a test.
+impl Apply for () {
+    fn apply(&self, _: &[Arc<Record>]) {}
+}
+
+/// No parts: nobody is connected, however far the log has come. Where somebody is, a checkpoint of this would forget them.
+impl Checkpoint for () {
+    fn parts(&self) -> usize {
+        0
+    }
+
+    fn copy_part(&self, _: usize) -> FoldPart {
+        FoldPart { exact_at: 0, connections: Vec::new() }
+    }
+}
+
 /// Why nothing can be read from a place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {

@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::codec;
-use super::disk::Disk;
+use super::disk::{Disk, DiskFile};
 use super::frame::{self, Place, Salt};
 use super::segment::VERSION;
 use crate::event::Record;
@@ -99,7 +99,15 @@ pub(super) fn write(
     durable: impl FnOnce() -> Offset,
 ) -> io::Result<Written> {
     let new = directory.join(NEW);
-    let written = write_new(disk, &new, directory, epoch, clean, fold, durable);
+    let put_in_place = || {
+        let file = disk.create(&new)?;
+        let (header, bytes) = fill(&*file, Header::new(epoch, 0, 0, clean), fold, durable)?;
+        let path = directory.join(file_name(header.from));
+        disk.rename(&new, &path)?;
+        disk.sync_directory(directory)?;
+        Ok(Written { path, header, bytes })
+    };
+    let written = put_in_place();
     if written.is_err() {
         // What space it took is needed for the next try. If it stays, the next begins with emptying it.
         let _ = disk.remove(&new);
@@ -107,18 +115,14 @@ pub(super) fn write(
     written
 }
 
-fn write_new(
-    disk: &dyn Disk,
-    new: &Path,
-    directory: &Path,
-    epoch: Epoch,
-    clean: bool,
+/// Writes the file of a checkpoint and syncs it: its header, drafted without offsets, and how many bytes it has.
+fn fill(
+    file: &dyn DiskFile,
+    draft: Header,
     fold: &dyn Checkpoint,
     durable: impl FnOnce() -> Offset,
-) -> io::Result<Written> {
-    let file = disk.create(new)?;
+) -> io::Result<(Header, u64)> {
     // The header comes last: what it says is known only then. Its salt is needed now.
-    let draft = Header::new(epoch, 0, 0, clean);
     let salt = Salt::new(draft.salt);
     let (mut at, mut count) = (HEADER as u64, 0u32);
     let mut from = Offset::MAX;
@@ -143,10 +147,7 @@ fn write_new(
     let header = Header { from: from.min(durable), durable, ..draft };
     file.write(&header.to_bytes(), 0)?;
     file.sync()?;
-    let path = directory.join(file_name(header.from));
-    disk.rename(new, &path)?;
-    disk.sync_directory(directory)?;
-    Ok(Written { path, header, bytes: at })
+    Ok((header, at))
 }
 
 /// The checkpoints in a directory by their names, the newest first.

@@ -50,7 +50,7 @@ use self::recovery::{LastSegment, Recovered, recover};
 use self::segment::HEADER;
 use super::queue::SubmitQueue;
 use super::ring::Ring;
-use super::{Apply, Bounds, BoxFuture, Budget, Checkpoint, Entry, FoldPart, Log, LogHealth, ReadError, Retention};
+use super::{Bounds, BoxFuture, Budget, Checkpoint, Entry, Log, LogHealth, ReadError, Retention};
 use crate::clock::Clock;
 use crate::close::CloseReason;
 use crate::event::{Disconnected, Event, EventKind, Record, Unacked};
@@ -173,9 +173,9 @@ impl JournalLog {
         };
         log.end_all(opens.into_sorted())?;
         // Nobody is connected now, so this is small, and the next start has little to replay.
-        log.checkpoint(&mut log.keeper(), &Nobody(&log), false);
+        log.checkpoint(&mut log.keeper(), &(), false);
         log.retain();
-        log.keep_up(&Nobody(&log));
+        log.keep_up(&());
         Ok(log)
     }
 
@@ -198,7 +198,7 @@ impl JournalLog {
             let kind = EventKind::Disconnected(Box::new(end));
             self.submit(Entry::ending(Event { time, connection: open.info, labels: open.labels, kind }));
         }
-        while self.commit_batch(&Nobody(self)) {}
+        while self.commit_batch(&()) {}
         match &*self.health.watch().borrow() {
             LogHealth::Failing(why) if count > 0 => {
                 return Err(OpenError::Failing { path: self.directory.clone(), why: Arc::clone(why) });
@@ -329,23 +329,6 @@ fn settle(disk: &dyn Disk, segment: &segment::Segment, last: &LastSegment) -> st
     file.write(batch, *at)?;
     file.sync()?;
     Ok(commit::Active { file, size })
-}
-
-/// The fold before anybody is connected.
-struct Nobody<'a>(&'a JournalLog);
-
-impl Apply for Nobody<'_> {
-    fn apply(&self, _: &[Arc<Record>]) {}
-}
-
-impl Checkpoint for Nobody<'_> {
-    fn parts(&self) -> usize {
-        1
-    }
-
-    fn copy_part(&self, _: usize) -> FoldPart {
-        FoldPart { exact_at: *self.0.head.borrow(), connections: Vec::new() }
-    }
 }
 
 impl Log for JournalLog {

@@ -19,6 +19,7 @@ use crate::heartbeat::Cadence;
 use crate::ids::{ClientId, ConnectionId};
 use crate::labels::Labels;
 use crate::log::contract::{self, Harness, ROOMY};
+use crate::log::{Apply, FoldPart};
 
 /// The largest payload in tests of the contract.
 const PAYLOAD: usize = 64 << 10;

@@ -255,29 +255,12 @@ async fn a_disk_that_is_full_at_the_start_still_ends_what_is_owed_by_the_spare_o
     drop(log);
 }
 
-/// An applier of nothing.
-struct Nothing;
-
-impl Apply for Nothing {
-    fn apply(&self, _: &[Arc<Record>]) {}
-}
-
-impl Checkpoint for Nothing {
-    fn parts(&self) -> usize {
-        0
-    }
-
-    fn copy_part(&self, _: usize) -> FoldPart {
-        FoldPart { exact_at: 0, connections: Vec::new() }
-    }
-}
-
 #[tokio::test(start_paused = true)]
 async fn a_disk_that_does_not_answer_is_failing_until_it_does() {
     let journal = Journal::new(SMALL, Clock::default());
     let connection = journal.connect("a");
     let stop = CancellationToken::new();
-    let running = tokio::spawn(Arc::clone(&journal.log).run(Arc::new(Nothing), stop.clone()));
+    let running = tokio::spawn(Arc::clone(&journal.log).run(Arc::new(()), stop.clone()));
     let (head, mut health) = (journal.log.watch_head(), journal.log.watch_health());
     let failures = journal.log.metrics.journal_failures.get();
     // Another thread, because a lock is not held across an await.
@@ -362,7 +345,7 @@ async fn space_that_is_never_set_aside_is_told_and_what_can_be_committed_is() {
     let stop = CancellationToken::new();
     // If this fails, the threads end all the same.
     let _stopped = stop.clone().drop_guard();
-    let running = tokio::spawn(Arc::clone(&journal.log).run(Arc::new(Nothing), stop.clone()));
+    let running = tokio::spawn(Arc::clone(&journal.log).run(Arc::new(()), stop.clone()));
     let (mut head, mut health) = (journal.log.watch_head(), journal.log.watch_health());
     let failures = journal.log.metrics.journal_failures.get();
     // Another thread, because a lock is not held across an await.
@@ -411,7 +394,7 @@ async fn space_that_is_never_set_aside_is_told_and_what_can_be_committed_is() {
 async fn the_running_log_tries_again_by_itself() {
     let journal = Journal::new(SMALL, Clock::default());
     let stop = CancellationToken::new();
-    let running = tokio::spawn(Arc::clone(&journal.log).run(Arc::new(Nothing), stop.clone()));
+    let running = tokio::spawn(Arc::clone(&journal.log).run(Arc::new(()), stop.clone()));
     let (mut head, mut health) = (journal.log.watch_head(), journal.log.watch_health());
     Faults::set(&journal.faults.sync, true);
     let connection = info("a");
