@@ -165,7 +165,8 @@ pub struct Moment {
     pub now: Millis,
     /// The same to the nanosecond, so that a time asked for twice is told the same to within what reading two clocks takes.
     liveness: Duration,
-    wall: UnixNanos,
+    /// Wall time.
+    pub wall: UnixNanos,
 }
 
 impl Moment {

@@ -58,7 +58,13 @@ impl ClientId {
         if id.len() > MAX_CLIENT_ID_BYTES {
             return Err(ClientIdError::TooLong(id.len()));
         }
-        if id.chars().any(char::is_control) {
+        // Nearly all are ASCII, where a byte is a character; looked at as a whole, without asking at each whether it was the one.
+        let control = if id.is_ascii() {
+            id.bytes().fold(false, |any, byte| any | byte.is_ascii_control())
+        } else {
+            id.chars().any(char::is_control)
+        };
+        if control {
             return Err(ClientIdError::ControlCharacter);
         }
         Ok(Self(id.into()))
@@ -130,6 +136,14 @@ impl ConnectionId {
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
         Uuid::try_parse(text).ok().map(Self)
+    }
+
+    /// The text form, in place.
+    #[must_use]
+    pub fn to_text(self) -> [u8; 36] {
+        let mut text = [0; 36];
+        self.0.hyphenated().encode_lower(&mut text);
+        text
     }
 
     /// The bucket of the client id that this connection belongs to.

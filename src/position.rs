@@ -64,6 +64,9 @@ const FORMAT: u8 = 1;
 const BODY: usize = 1 + 16 + 8;
 const WHOLE: usize = BODY + 4;
 
+/// A cursor as text: 39 characters of base64url.
+pub type Cursor = [u8; 39];
+
 impl Position {
     /// The cursor for this position: base64url of format, epoch, offset and a CRC-32 that tells a damaged one.
     #[must_use]
@@ -95,6 +98,63 @@ impl Position {
     }
 }
 
+/// The cursors of one epoch, for who makes many: what all of them have in common is made once.
+#[derive(Clone, Debug)]
+pub struct Cursors {
+    /// The text of the first bytes, as many as make whole characters.
+    common: [u8; COMMON / 3 * 4],
+    /// The bytes after those and before the offset.
+    rest: [u8; BODY - 8 - COMMON],
+    /// Of all that is before the offset.
+    checksum: crc32fast::Hasher,
+}
+
+/// Three bytes are four characters, and the bytes before the offset are not a multiple of that.
+const COMMON: usize = (BODY - 8) / 3 * 3;
+
+impl Cursors {
+    /// Those of an epoch.
+    #[must_use]
+    pub fn new(epoch: Epoch) -> Self {
+        let mut before = [FORMAT; BODY - 8];
+        before[1..].copy_from_slice(&epoch.to_bytes());
+        let mut checksum = crc32fast::Hasher::new();
+        checksum.update(&before);
+        let (mut common, mut rest) = ([0; COMMON / 3 * 4], [0; BODY - 8 - COMMON]);
+        base64url(&before[..COMMON], &mut common);
+        rest.copy_from_slice(&before[COMMON..]);
+        Self { common, rest, checksum }
+    }
+
+    /// The same as [`Position::to_cursor`].
+    #[must_use]
+    pub fn at(&self, offset: Offset) -> Cursor {
+        let offset = offset.to_be_bytes();
+        let mut checksum = self.checksum.clone();
+        checksum.update(&offset);
+        let mut bytes = [0; WHOLE - COMMON];
+        bytes[..self.rest.len()].copy_from_slice(&self.rest);
+        bytes[self.rest.len()..][..8].copy_from_slice(&offset);
+        bytes[self.rest.len() + 8..].copy_from_slice(&checksum.finalize().to_be_bytes());
+        let mut cursor = [0; size_of::<Cursor>()];
+        cursor[..self.common.len()].copy_from_slice(&self.common);
+        base64url(&bytes, &mut cursor[self.common.len()..]);
+        cursor
+    }
+}
+
+/// Unpadded base64url (RFC 4648, section 5) of a few bytes, without what it takes to be fast for many.
+#[inline]
+fn base64url(bytes: &[u8], text: &mut [u8]) {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    for (three, four) in bytes.chunks(3).zip(text.chunks_mut(4)) {
+        let bits = three.iter().fold(0, |bits, byte| bits << 8 | u32::from(*byte)) << (24 - 8 * three.len());
+        for (at, character) in four.iter_mut().enumerate() {
+            *character = ALPHABET[(bits >> (18 - 6 * at)) as usize & 63];
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -105,6 +165,12 @@ mod tests {
         fn a_cursor_reads_back_as_its_position(offset: i64) {
             let position = Position { epoch: Epoch::random(), offset };
             prop_assert_eq!(Position::from_cursor(&position.to_cursor()), Ok(position));
+        }
+
+        #[test]
+        fn the_cursors_of_an_epoch_are_those_of_its_positions(offset: i64) {
+            let epoch = Epoch::random();
+            prop_assert_eq!(Cursors::new(epoch).at(offset).to_vec(), Position { epoch, offset }.to_cursor().into_bytes());
         }
 
         #[test]

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -47,7 +48,8 @@ pub struct Handshaken {
 pub async fn run(host: Arc<Host>, socket: impl FrameSocket, handshaken: Handshaken, entry: Entry) {
     if handshaken.reliable {
         // Of a kind that its session may change for another.
-        greet::run(host, Box::new(socket), handshaken, entry).await;
+        // In a box of its own, or every plain connection would carry the room for it.
+        Box::pin(greet::run(host, Box::new(socket), handshaken, entry)).await;
     } else {
         run_plain(host, socket, handshaken, entry).await;
     }
@@ -108,16 +110,16 @@ impl Host {
         CloseReason::Restart { reconnect_after: fastrand::u64(0..=jitter) }
     }
 
-    /// Closes a socket that never became a connection.
-    pub(super) async fn refuse(&self, socket: impl FrameSocket, reason: CloseReason) {
+    /// Closes a socket that never became a connection. In a box: whoever is not refused should not carry the room for it.
+    pub(super) fn refuse(&self, socket: impl FrameSocket, reason: CloseReason) -> BoxFuture<'static, ()> {
         self.count_refusal(&reason);
-        closer::close(socket, reason).await;
+        Box::pin(closer::close(socket, reason))
     }
 
     /// The same for a client of the reliable subprotocol, which is told in an envelope too.
-    pub(super) async fn refuse_reliable(&self, socket: impl FrameSocket, reason: CloseReason) {
+    pub(super) fn refuse_reliable(&self, socket: impl FrameSocket, reason: CloseReason) -> BoxFuture<'_, ()> {
         self.count_refusal(&reason);
-        self.dismiss(socket, reason).await;
+        Box::pin(self.dismiss(socket, reason))
     }
 
     /// Closes a socket of the reliable subprotocol that no driver has.

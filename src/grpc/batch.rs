@@ -1,8 +1,6 @@
-//! A batch of events on its way to a subscriber, within its bounds.
+//! The bounds of a response that carries many, and a page that keeps within them.
 
 use prost::length_delimiter_len;
-
-use crate::pb;
 
 /// The most events of a batch.
 pub(super) const BATCH_EVENTS: usize = 512;
@@ -10,7 +8,7 @@ pub(super) const BATCH_EVENTS: usize = 512;
 pub(super) const BATCH_BYTES: usize = 256 << 10;
 
 /// What a response has beside its items, with tags: a cursor of 39 bytes and a flag, or a cursor and a page token of 78.
-const RESPONSE_OVERHEAD: usize = 160;
+pub(super) const RESPONSE_OVERHEAD: usize = 160;
 
 /// Encoded messages that share a response.
 pub(super) struct Batch<T> {
@@ -38,54 +36,41 @@ impl<T: prost::Message> Batch<T> {
         Ok(())
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.items.is_empty()
-    }
-
     pub(super) fn into_items(self) -> Vec<T> {
         self.items
     }
 }
 
-/// A batch of news and the cursor after it; without events a bookmark.
-pub(super) fn news(batch: Batch<pb::Event>, cursor: String) -> pb::SubscribeResponse {
-    pb::SubscribeResponse { events: batch.into_items(), cursor, snapshot: false }
-}
-
-/// A batch of state.
-pub(super) fn state(batch: Batch<pb::Event>) -> pb::SubscribeResponse {
-    pb::SubscribeResponse { events: batch.into_items(), cursor: String::new(), snapshot: true }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pb;
     use prost::Message as _;
 
-    fn event(bytes: usize) -> pb::Event {
-        let payload = pb::message_received::Payload::Binary(vec![0; bytes].into());
-        let kind = pb::event::Kind::MessageReceived(pb::MessageReceived { payload: Some(payload) });
-        pb::Event { cursor: "c".repeat(39), kind: Some(kind), ..Default::default() }
+    fn connection(bytes: usize) -> pb::Connection {
+        pb::Connection { client_id: "c".repeat(bytes), ..Default::default() }
     }
 
     #[test]
-    fn a_full_batch_encodes_to_no_more_than_its_bound() {
+    fn a_full_page_encodes_to_no_more_than_its_bound() {
         for size in [0, 100, 1_000, 60_000, 130_000] {
-            let mut batch = Batch::new(BATCH_EVENTS);
-            while batch.offer(event(size)).is_ok() {}
-            let response = news(batch, "c".repeat(39));
-            assert!(response.encoded_len() <= BATCH_BYTES, "{size}");
-            assert!(response.events.len() == BATCH_EVENTS || response.encoded_len() + size + 100 > BATCH_BYTES);
+            let mut page = Batch::new(BATCH_EVENTS);
+            while page.offer(connection(size)).is_ok() {}
+            let token = "c".repeat(78);
+            let cursor = "c".repeat(39);
+            let answer = pb::ListConnectionsResponse { connections: page.into_items(), next_page_token: token, cursor };
+            assert!(answer.encoded_len() <= BATCH_BYTES, "{size}");
+            assert!(answer.connections.len() == BATCH_EVENTS || answer.encoded_len() + size + 200 > BATCH_BYTES);
         }
     }
 
     #[test]
-    fn an_event_larger_than_the_bound_goes_alone() {
-        let mut batch = Batch::new(BATCH_EVENTS);
-        assert!(batch.offer(event(BATCH_BYTES * 2)).is_ok());
-        assert!(batch.offer(event(0)).is_err());
-        let mut batch = Batch::new(BATCH_EVENTS);
-        assert!(batch.offer(event(0)).is_ok());
-        assert!(batch.offer(event(BATCH_BYTES * 2)).is_err());
+    fn an_item_larger_than_the_bound_goes_alone() {
+        let mut page = Batch::new(BATCH_EVENTS);
+        assert!(page.offer(connection(BATCH_BYTES * 2)).is_ok());
+        assert!(page.offer(connection(0)).is_err());
+        let mut page = Batch::new(BATCH_EVENTS);
+        assert!(page.offer(connection(0)).is_ok());
+        assert!(page.offer(connection(BATCH_BYTES * 2)).is_err());
     }
 }

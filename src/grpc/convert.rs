@@ -8,7 +8,7 @@ use prost_types::Timestamp;
 use crate::clock::UnixNanos;
 use crate::close::Cause;
 use crate::dispatch::{Delivery, Failure, Stage};
-use crate::event::{ConnectionInfo, Disconnected, Event, EventKind, Liveness, Payload, Stats};
+use crate::event::{ConnectionInfo, Disconnected, EventKind, Liveness, Payload, Stats};
 use crate::heartbeat::Cadence;
 use crate::ids::ConnectionId;
 use crate::labels::Labels;
@@ -85,43 +85,19 @@ pub(super) fn connection(view: &ConnectionView) -> pb::Connection {
     }
 }
 
-/// A connection that exists, as the event of a snapshot.
-pub(super) fn snapshot_event(view: &ConnectionView) -> pb::Event {
-    let info = &view.info;
-    pb::Event {
-        cursor: String::new(),
-        time: Some(timestamp(info.connect_time)),
-        node_id: info.node_id.as_ref().to_owned(),
-        client_id: info.client_id.as_str().to_owned(),
-        connection_id: info.connection_id.to_string(),
-        generation: info.generation(),
-        labels: labels(&view.labels),
-        kind: Some(Kind::Connected(pb::Connected {
-            remote_address: address(info),
-            subprotocol: info.subprotocol.to_owned(),
-            state: state(view.state),
-            heartbeat: Some(heartbeat(view.cadence)),
-            replaces_generation: 0,
-        })),
-    }
+/// What the event of a snapshot says of a connection that exists.
+pub(super) fn existing(view: &ConnectionView) -> Kind {
+    Kind::Connected(pb::Connected {
+        remote_address: address(&view.info),
+        subprotocol: view.info.subprotocol.to_owned(),
+        state: state(view.state),
+        heartbeat: Some(heartbeat(view.cadence)),
+        replaces_generation: 0,
+    })
 }
 
-/// An event of the log; `cursor` is empty in a snapshot.
-pub(super) fn event(event: &Event, cursor: String) -> pb::Event {
-    let info = &event.connection;
-    pb::Event {
-        cursor,
-        time: Some(timestamp(event.time)),
-        node_id: info.node_id.as_ref().to_owned(),
-        client_id: info.client_id.as_str().to_owned(),
-        connection_id: connection_id(info.connection_id),
-        generation: info.generation(),
-        labels: labels(&event.labels),
-        kind: Some(kind(info, &event.kind)),
-    }
-}
-
-fn kind(info: &ConnectionInfo, kind: &EventKind) -> Kind {
+/// What an event says.
+pub(super) fn kind(info: &ConnectionInfo, kind: &EventKind) -> Kind {
     match kind {
         EventKind::Connected(connected) => Kind::Connected(pb::Connected {
             remote_address: address(info),

@@ -8,6 +8,7 @@ use super::Shared;
 use super::call;
 use super::consumers;
 use super::error::{Error, Items, Reply, reply};
+use super::event_batch;
 use super::filter::Filter;
 use super::snapshot::Snapshot;
 use super::subscription::{Start, Subscription};
@@ -114,16 +115,26 @@ fn check_scope(scope: i32) -> Result<(), Error> {
     }
 }
 
+impl Events {
+    pub(super) async fn subscribe(
+        &self,
+        request: Request<pb::SubscribeRequest>,
+    ) -> Reply<Items<event_batch::Response>> {
+        let deadline = call::deadline(request.metadata());
+        // Also while the node goes down: a stream that begins then still carries what is left.
+        let begun = self.0.timed(deadline, self.begin(request.into_inner())).await;
+        let stream = begun.map(|subscription| -> Items<_> { Box::pin(subscription.into_stream()) });
+        reply(stream)
+    }
+}
+
 #[tonic::async_trait]
 impl EventService for Events {
     type SubscribeStream = Items<pb::SubscribeResponse>;
 
-    async fn subscribe(&self, request: Request<pb::SubscribeRequest>) -> Reply<Self::SubscribeStream> {
-        let deadline = call::deadline(request.metadata());
-        // Also while the node goes down: a stream that begins then still carries what is left.
-        let begun = self.0.timed(deadline, self.begin(request.into_inner())).await;
-        let stream = begun.map(|subscription| -> Self::SubscribeStream { Box::pin(subscription.into_stream()) });
-        reply(stream)
+    /// Never called: [`subscribe`](super::subscribe) takes these calls before they come here.
+    async fn subscribe(&self, _: Request<pb::SubscribeRequest>) -> Reply<Self::SubscribeStream> {
+        reply(Err(Error::NotImplemented("Subscribe from generated code")))
     }
 
     async fn acknowledge(&self, request: Request<pb::AcknowledgeRequest>) -> Reply<pb::AcknowledgeResponse> {

@@ -6,8 +6,11 @@ mod call;
 mod connections;
 mod consumers;
 mod convert;
+mod encode;
 mod error;
+mod event_batch;
 mod events;
+mod fields;
 mod filter;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -23,6 +26,7 @@ mod preface;
 mod send_stream;
 mod server;
 mod snapshot;
+mod subscribe;
 mod subscribers;
 mod subscription;
 #[cfg(test)]
@@ -180,7 +184,6 @@ impl Services {
     /// Only if the descriptors that were compiled in cannot be read.
     pub fn routes(&self) -> Result<Routes, ServeError> {
         use pb::connection_service_server::ConnectionServiceServer;
-        use pb::event_service_server::EventServiceServer;
         use pb::message_service_server::MessageServiceServer;
         use pb::node_service_server::NodeServiceServer;
 
@@ -194,7 +197,7 @@ impl Services {
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
         let messages = MessageServiceServer::new(messages::Messages(shared())).max_decoding_message_size(largest);
-        Ok(Routes::new(EventServiceServer::new(events::Events(shared())))
+        Ok(Routes::new(subscribe::EventServer::new(events::Events(shared())))
             .add_service(ConnectionServiceServer::new(connections::Connections(shared())))
             .add_service(messages)
             .add_service(NodeServiceServer::new(nodes::Nodes(shared())))

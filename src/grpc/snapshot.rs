@@ -1,12 +1,11 @@
 //! A snapshot under way: the state shard by shard, then what changed while it was copied.
 
-use super::batch::{BATCH_EVENTS, Batch};
-use super::convert;
+use super::batch::BATCH_EVENTS;
 use super::error::Error;
+use super::event_batch::EventBatch;
 use super::filter::Filter;
 use super::leases::Lease;
 use crate::event::{KindTag, Record};
-use crate::pb;
 use crate::position::Offset;
 use crate::registry::{Registry, SHARDS};
 
@@ -28,14 +27,12 @@ impl Snapshot {
         &mut self,
         registry: &Registry,
         filter: &Filter,
-    ) -> Result<Option<Batch<pb::Event>>, Error> {
-        let mut batch = Batch::new(BATCH_EVENTS);
+    ) -> Result<Option<EventBatch>, Error> {
+        let mut batch = EventBatch::expecting(BATCH_EVENTS);
         loop {
             let mut members = self.lease.take()?;
             while let Some(view) = members.pop() {
-                if filter.passes_connection(&view.info, &view.labels)
-                    && batch.offer(convert::snapshot_event(&view)).is_err()
-                {
+                if filter.passes_connection(&view.info, &view.labels) && !batch.offer_state(&view) {
                     members.push(view);
                     self.lease.keep(members);
                     return Ok(Some(batch));

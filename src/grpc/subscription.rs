@@ -12,17 +12,15 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::Shared;
-use super::batch::{self, BATCH_EVENTS, Batch};
-use super::convert;
 use super::error::{Ends, Error, Item};
+use super::event_batch::{EventBatch, Response};
 use super::filter::Filter;
 use super::snapshot::Snapshot;
 use super::subscribers::Seat;
 use crate::consumers::Attachment;
 use crate::event::Record;
 use crate::log::ReadError;
-use crate::pb::SubscribeResponse;
-use crate::position::Offset;
+use crate::position::{Cursors, Offset};
 
 /// An idle stream says this often how far it is.
 const BOOKMARK_EVERY: Duration = Duration::from_secs(10);
@@ -55,6 +53,7 @@ pub(super) struct Subscription {
     shared: Arc<Shared>,
     filter: Filter,
     seat: Seat,
+    cursors: Cursors,
     phase: Phase,
     /// Everything up to here was sent, or does not pass.
     at: Offset,
@@ -86,25 +85,26 @@ impl Subscription {
             Start::Beginning => (Phase::Log { pinned: false }, bounds.before_oldest),
         };
         seat.moved(at);
+        let cursors = Cursors::new(log.epoch());
         let (head, last) = (log.watch_head(), shared.closing.last());
         let now = Box::pin(shared.closing.now().clone().cancelled_owned());
         let sent = Instant::now();
         let bookmark = Box::pin(tokio::time::sleep_until(sent + BOOKMARK_EVERY));
-        Self { shared, filter, seat, phase, at, head, last, now, attachment, sent, bookmark }
+        Self { shared, filter, seat, cursors, phase, at, head, last, now, attachment, sent, bookmark }
     }
 
     /// The stream; after an error it ends, and what it held is freed with it.
-    pub(super) fn into_stream(self) -> impl Stream<Item = Item<SubscribeResponse>> {
+    pub(super) fn into_stream(self) -> impl Stream<Item = Item<Response>> {
         stream::unfold(Some(self), |subscription| async move {
             let mut subscription = subscription?;
             match subscription.next().await {
                 Ok(response) => {
                     subscription.sent = Instant::now();
                     subscription.seat.moved(subscription.at);
-                    if let Some(attachment) = subscription.attachment.as_ref().filter(|_| !response.cursor.is_empty()) {
+                    if let Some(attachment) = subscription.attachment.as_ref().filter(|_| response.has_cursor) {
                         attachment.sent(subscription.at);
                     }
-                    subscription.shared.metrics.delivered.inc_by(response.events.len() as u64);
+                    subscription.shared.metrics.delivered.inc_by(response.events as u64);
                     Some((Ok(response), Some(subscription)))
                 }
                 Err(error) => {
@@ -115,7 +115,7 @@ impl Subscription {
         })
     }
 
-    async fn next(&mut self) -> Result<SubscribeResponse, Error> {
+    async fn next(&mut self) -> Result<Response, Error> {
         loop {
             self.check_ended()?;
             let response = match &mut self.phase {
@@ -139,15 +139,20 @@ impl Subscription {
         if carried || self.shared.closing.now().is_cancelled() { Err(Error::ShuttingDown) } else { Ok(()) }
     }
 
-    fn greet(&mut self) -> SubscribeResponse {
+    fn greet(&mut self) -> Response {
         self.phase = Phase::Log { pinned: true };
-        batch::news(Batch::new(0), self.shared.cursor(self.at))
+        self.bookmark()
     }
 
-    async fn next_state(&mut self) -> Result<Option<SubscribeResponse>, Error> {
+    /// Says how far the stream is.
+    fn bookmark(&self) -> Response {
+        Response::bookmark(&self.cursors.at(self.at))
+    }
+
+    async fn next_state(&mut self) -> Result<Option<Response>, Error> {
         let Phase::State(snapshot) = &mut self.phase else { return Ok(None) };
         if let Some(batch) = snapshot.next_state(&self.shared.registry, &self.filter).await? {
-            return Ok(Some(batch::state(batch)));
+            return Ok(Some(batch.state()));
         }
         let (from, until) = snapshot.stretch();
         self.at = from;
@@ -157,13 +162,13 @@ impl Subscription {
         Ok(None)
     }
 
-    async fn next_changes(&mut self) -> Result<Option<SubscribeResponse>, Error> {
+    async fn next_changes(&mut self) -> Result<Option<Response>, Error> {
         let Phase::Changes(snapshot, until) = &self.phase else { return Ok(None) };
         let until = *until;
         if self.at >= until {
             // Whole: the response that says so has the cursor, and the snapshot's place is free.
             self.phase = Phase::Log { pinned: true };
-            return Ok(Some(batch::news(Batch::new(0), self.shared.cursor(self.at))));
+            return Ok(Some(self.bookmark()));
         }
         snapshot.touch()?;
         let Some(records) = self.read().await? else {
@@ -172,10 +177,10 @@ impl Subscription {
             return Ok(None);
         };
         let Phase::Changes(snapshot, _) = &self.phase else { return Ok(None) };
-        let mut batch = Batch::new(BATCH_EVENTS);
+        let mut batch = EventBatch::expecting(records.len());
         for record in records.iter().take_while(|record| record.offset <= until) {
             let passes = snapshot.changes(record) && self.filter.passes(&record.event);
-            if passes && batch.offer(convert::event(&record.event, String::new())).is_err() {
+            if passes && !batch.offer(&record.event, None) {
                 break;
             }
             self.at = record.offset;
@@ -184,22 +189,19 @@ impl Subscription {
             tokio::task::yield_now().await;
             return Ok(None);
         }
-        Ok(Some(batch::state(batch)))
+        Ok(Some(batch.state()))
     }
 
-    async fn next_news(&mut self) -> Result<Option<SubscribeResponse>, Error> {
+    async fn next_news(&mut self) -> Result<Option<Response>, Error> {
         let Some(records) = self.read().await? else {
             let due = self.wait().await?;
-            return Ok(due.then(|| batch::news(Batch::new(0), self.shared.cursor(self.at))));
+            return Ok(due.then(|| self.bookmark()));
         };
-        let mut batch = Batch::new(BATCH_EVENTS);
+        let mut batch = EventBatch::expecting(records.len());
         for record in &records {
-            if self.filter.passes(&record.event) {
-                let event = convert::event(&record.event, self.shared.cursor(record.offset));
-                // What has no room is read again next time: keeping it would keep its payload alive for a stream that may never be read.
-                if batch.offer(event).is_err() {
-                    break;
-                }
+            // What has no room is read again next time: keeping it would keep its payload alive for a stream that may never be read.
+            if self.filter.passes(&record.event) && !batch.offer(&record.event, Some(&self.cursors.at(record.offset))) {
+                break;
             }
             self.at = record.offset;
         }
@@ -208,7 +210,7 @@ impl Subscription {
             tokio::task::yield_now().await;
             return Ok(None);
         }
-        Ok(Some(batch::news(batch, self.shared.cursor(self.at))))
+        Ok(Some(batch.news(&self.cursors.at(self.at))))
     }
 
     /// The records after the present place; none if there are none yet.

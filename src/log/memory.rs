@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::queue::SubmitQueue;
@@ -88,6 +89,8 @@ impl MemoryLog {
         let mut offset = self.ring().last();
         let mut records = Vec::with_capacity(entries.len());
         let mut waiting = Vec::new();
+        // Read once: all of the batch is committed at the same moment.
+        let now = Instant::now();
         for entry in entries {
             offset += 1;
             if let EventKind::Connected(_) = entry.event.kind {
@@ -96,7 +99,8 @@ impl MemoryLog {
             if let Some(waiter) = entry.committed {
                 waiting.push((waiter, offset));
             }
-            self.metrics.commit_seconds.observe(entry.submitted.elapsed().as_secs_f64());
+            let took = now.saturating_duration_since(entry.submitted);
+            self.metrics.commit_seconds.observe(took.as_secs_f64());
             self.metrics.events.of(entry.event.kind.tag()).inc();
             records.push(Arc::new(Record { offset, event: entry.event }));
         }

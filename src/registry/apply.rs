@@ -5,9 +5,9 @@ use std::sync::Arc;
 use super::fold::{Change, Index};
 use super::registration::uncommitted_cost;
 use super::wheel::tick_at;
-use super::{Connection, Local, Registry, SHARDS, Shard, signal};
+use super::{Local, Registry, SHARDS, Shard, signal};
 use crate::clock::Millis;
-use crate::event::{Connected, ConnectionInfo, Event, EventKind, Record, Replaces};
+use crate::event::{Connected, Event, EventKind, Record, Replaces};
 use crate::heartbeat::Pulse;
 use crate::log::{Apply, Checkpoint, FoldPart};
 
@@ -15,7 +15,7 @@ impl Apply for Registry {
     fn apply(&self, batch: &[Arc<Record>]) {
         let now = self.clock.now();
         for record in batch {
-            let mut shard = self.lock_client(record.event.connection.client_id.as_str());
+            let mut shard = self.lock_of(&record.event.connection);
             shard.apply(record, now);
         }
     }
@@ -48,16 +48,12 @@ impl Checkpoint for Registry {
 impl Shard {
     fn apply(&mut self, record: &Record, now: Millis) {
         let event = &record.event;
-        let joining = match event.kind {
-            EventKind::Connected(_) => self.take_joining(&event.connection),
-            _ => None,
-        };
-        let joined = joining.clone();
-        let change = self.fold.apply(record, || {
-            joining.map(|connection| {
-                let pulse = Pulse::start(now, connection.cadence(), fastrand::f64());
-                Local { connection, pulse, due: 0 }
-            })
+        let (joining, mut joined) = (&mut self.joining, None);
+        let change = self.fold.apply(record, |client| {
+            let connection = joining.take(client, event.connection.connection_id)?;
+            joined = Some(Arc::clone(&connection));
+            let pulse = Pulse::start(now, connection.cadence(), fastrand::f64());
+            Some(Local { connection, pulse, due: 0 })
         });
         match change {
             Change::Joined(index) => {
@@ -109,15 +105,5 @@ impl Shard {
         if let Some(Some(local)) = self.fold.held_mut(index) {
             local.due = due;
         }
-    }
-
-    fn take_joining(&mut self, info: &ConnectionInfo) -> Option<Arc<Connection>> {
-        let waiting = self.joining.get_mut(&info.client_id)?;
-        let at = waiting.iter().position(|connection| connection.info().connection_id == info.connection_id)?;
-        let connection = waiting.remove(at);
-        if waiting.is_empty() {
-            self.joining.remove(&info.client_id);
-        }
-        Some(connection)
     }
 }

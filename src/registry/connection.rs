@@ -155,6 +155,7 @@ impl Traffic {
 
 impl Connection {
     pub(super) fn new(info: Arc<ConnectionInfo>, cadence: Cadence, clock: &Clock, takeovers: Takeovers) -> Self {
+        let uptime = clock.uptime();
         let reliable = (info.subprotocol == RELIABLE).then(Box::default);
         Self {
             info,
@@ -164,11 +165,11 @@ impl Connection {
             waker: AtomicWaker::new(),
             signals: AtomicU32::new(0),
             uncommitted: AtomicU32::new(0),
-            last_seen: AtomicU64::new(clock.now()),
+            last_seen: AtomicU64::new(clock.liveness_at(uptime)),
             excused: AtomicU64::new(0),
             cadence: AtomicU64::new(cadence.to_bits()),
             ended_at: AtomicI64::new(0),
-            opened: clock.uptime(),
+            opened: uptime,
             ledger: Mutex::new(Ledger { labels: Labels::NONE, cadence, fate: None, suspect_since: 0, takeovers }),
         }
     }

@@ -42,38 +42,43 @@ pub enum Change<H> {
     Unknown,
 }
 
+/// The hash of a client id in one fold.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientHash(pub(super) u64);
+
 /// Who is connected, since when, and with which labels: found by client id, by connection id and by index.
 pub struct Fold<H> {
     members: Slab<Member<H>>,
     by_client: HashTable<Index>,
     by_connection: HashTable<Index>,
     hasher: RandomState,
+    /// A random odd number; see [`Fold::hash_connection`].
+    key: u64,
 }
 
 impl<H> Default for Fold<H> {
     fn default() -> Self {
-        Self {
-            members: Slab::new(),
-            by_client: HashTable::new(),
-            by_connection: HashTable::new(),
-            hasher: RandomState::new(),
-        }
+        let hasher = RandomState::new();
+        let key = hasher.hash_one(0) | 1;
+        Self { members: Slab::new(), by_client: HashTable::new(), by_connection: HashTable::new(), hasher, key }
     }
 }
 
 impl<H> Fold<H> {
-    /// Applies the next record; `held` is asked for what to keep with a connection that joins.
-    pub fn apply(&mut self, record: &Record, held: impl FnOnce() -> H) -> Change<H> {
+    /// Applies the next record; `held` is asked for what to keep with a connection that joins, and told the hash of its client id.
+    pub fn apply(&mut self, record: &Record, held: impl FnOnce(ClientHash) -> H) -> Change<H> {
         let event = &record.event;
         let id = event.connection.connection_id;
         if let EventKind::Connected(connected) = &event.kind {
-            return Change::Joined(self.insert(Member {
+            let client = self.hash_client(event.connection.client_id.as_str());
+            let member = Member {
                 info: Arc::clone(&event.connection),
                 state: connected.state,
                 labels: event.labels.clone(),
                 cadence: connected.cadence,
-                held: held(),
-            }));
+                held: held(client),
+            };
+            return Change::Joined(self.insert(client, member));
         }
         let Some(index) = self.find(id) else { return Change::Unknown };
         if let EventKind::Disconnected(_) = event.kind {
@@ -93,20 +98,33 @@ impl<H> Fold<H> {
         Change::Touched(index)
     }
 
-    fn insert(&mut self, member: Member<H>) -> Index {
-        let Self { members, by_client, by_connection, hasher } = self;
-        let client = hasher.hash_one(member.info.client_id.as_str());
-        let connection = hasher.hash_one(member.info.connection_id);
+    /// The hash of a client id, with a random key: clients choose their ids, and must not choose where these fall.
+    pub(super) fn hash_client(&self, client_id: &str) -> ClientHash {
+        ClientHash(self.hasher.hash_one(client_id))
+    }
+
+    /// The hash of a connection id. Nobody chooses that: its last bytes were drawn at random by a node, but for the very last, which is the same
+    /// for many in a shard, and two bits. So all it takes is to spread them, with a key that nobody knows.
+    fn hash_connection(key: u64, id: ConnectionId) -> u64 {
+        let [.., a, b, c, d, e, f, g, h, _] = id.to_bytes();
+        let product = u128::from(u64::from_le_bytes([a, b, c, d, e, f, g, h])) * u128::from(key);
+        (product >> 64) as u64 ^ product as u64
+    }
+
+    fn insert(&mut self, client: ClientHash, member: Member<H>) -> Index {
+        let Self { members, by_client, by_connection, hasher, key } = self;
+        let connection = Self::hash_connection(*key, member.info.connection_id);
         let index = members.insert(member) as Index;
-        by_client.insert_unique(client, index, |at| hasher.hash_one(members[*at as usize].info.client_id.as_str()));
-        by_connection.insert_unique(connection, index, |at| hasher.hash_one(members[*at as usize].info.connection_id));
+        let info = |at: &Index| &members[*at as usize].info;
+        by_client.insert_unique(client.0, index, |at| hasher.hash_one(info(at).client_id.as_str()));
+        by_connection.insert_unique(connection, index, |at| Self::hash_connection(*key, info(at).connection_id));
         index
     }
 
     fn remove(&mut self, index: Index) -> Member<H> {
         let member = self.members.remove(index as usize);
-        let client = self.hasher.hash_one(member.info.client_id.as_str());
-        let connection = self.hasher.hash_one(member.info.connection_id);
+        let client = self.hash_client(member.info.client_id.as_str()).0;
+        let connection = Self::hash_connection(self.key, member.info.connection_id);
         for (table, hash) in [(&mut self.by_client, client), (&mut self.by_connection, connection)] {
             if let Ok(entry) = table.find_entry(hash, |at| *at == index) {
                 entry.remove();
@@ -118,14 +136,19 @@ impl<H> Fold<H> {
     /// The index of a connection.
     #[must_use]
     pub fn find(&self, id: ConnectionId) -> Option<Index> {
-        let hash = self.hasher.hash_one(id);
+        let hash = Self::hash_connection(self.key, id);
         self.by_connection.find(hash, |at| self.members[*at as usize].info.connection_id == id).copied()
     }
 
     /// The connections of a client id.
     pub fn of_client(&self, client_id: &str) -> impl Iterator<Item = (Index, &Member<H>)> {
+        self.of_hashed(self.hash_client(client_id), client_id)
+    }
+
+    /// The same, by the hash that is known already.
+    pub(super) fn of_hashed(&self, hash: ClientHash, client_id: &str) -> impl Iterator<Item = (Index, &Member<H>)> {
         self.by_client
-            .iter_hash(self.hasher.hash_one(client_id))
+            .iter_hash(hash.0)
             .map(|at| (*at, &self.members[*at as usize]))
             .filter(move |(_, member)| member.info.client_id.as_str() == client_id)
     }

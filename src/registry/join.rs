@@ -66,8 +66,15 @@ impl Registry {
     /// # Errors
     /// [`JoinError`] if it may not join.
     pub async fn join(self: &Arc<Self>, newcomer: Newcomer) -> Result<Registration, JoinError> {
-        let room = tokio::time::timeout(COMMIT_DEADLINE, self.log.budget().reserve(0)).await;
-        let registration = self.submit_join(newcomer, room.map_err(|_| JoinError::Overloaded)?)?;
+        let budget = self.log.budget();
+        let room = match budget.try_reserve(0) {
+            Some(room) => room,
+            None => {
+                let room = tokio::time::timeout(COMMIT_DEADLINE, budget.reserve(0)).await;
+                room.map_err(|_| JoinError::Overloaded)?
+            }
+        };
+        let registration = self.submit_join(newcomer, room)?;
         let connection = Arc::clone(registration.connection());
         let committed = poll_fn(|context| {
             connection.register(context);
@@ -96,14 +103,17 @@ impl Registry {
         if self.draining.load(Ordering::SeqCst) {
             return Err(JoinError::Draining);
         }
+        let hash = shard.fold.hash_client(client_id.as_str());
         let incumbent = match self.settings.duplicates {
-            Duplicates::Replace => shard.owners(&client_id).next().cloned(),
-            Duplicates::Reject => match shard.owners(&client_id).next() {
+            Duplicates::Replace => shard.owners(hash, &client_id).next().cloned(),
+            Duplicates::Reject => match shard.owners(hash, &client_id).next() {
                 // One that has lost its socket gives way: it may be the same client, which cannot resume.
                 Some(incumbent) if !incumbent.has(signal::DETACHED) => return Err(JoinError::IdInUse),
                 incumbent => incumbent.cloned(),
             },
-            Duplicates::Allow { most } if shard.owners(&client_id).count() >= most => return Err(JoinError::IdInUse),
+            Duplicates::Allow { most } if shard.owners(hash, &client_id).count() >= most => {
+                return Err(JoinError::IdInUse);
+            }
             Duplicates::Allow { .. } => None,
         };
         let takeovers = match &incumbent {
@@ -123,7 +133,7 @@ impl Registry {
             Some((event, Arc::clone(incumbent.info())))
         });
         let info = Arc::new(ConnectionInfo::new(
-            client_id.clone(),
+            client_id,
             connection_id,
             Arc::clone(&self.settings.node_id),
             crate::clock::unix_nanos(wall),
@@ -135,7 +145,7 @@ impl Registry {
         let replaces = replaces.map_or(Replaces::Nothing, Replaces::Connection);
         let connected = Connected { cadence: self.settings.cadence, state: Liveness::Alive, replaces };
         let entry = Entry::new(self.event(&connection, Labels::NONE, EventKind::Connected(connected)), room);
-        shard.joining.entry(client_id).or_default().push(Arc::clone(&connection));
+        shard.joining.insert(hash, Arc::clone(&connection));
         match ended {
             // In one batch, so that no reader of the log ever sees the id owned twice, or by nobody.
             Some(ended) => self.log.submit_pair(Entry::ending(ended), entry),

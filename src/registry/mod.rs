@@ -9,6 +9,7 @@ mod commands;
 mod connection;
 mod fold;
 mod join;
+mod joining;
 mod mail;
 #[cfg(test)]
 mod model;
@@ -22,7 +23,7 @@ mod window;
 
 pub use commands::{CommandError, Commanded};
 pub use connection::{Connection, Traffic, signal};
-pub use fold::{Change, Fold, Index, Member};
+pub use fold::{Change, ClientHash, Fold, Index, Member};
 pub use join::{JoinError, Newcomer};
 pub use mail::MailState;
 pub use registration::Registration;
@@ -30,21 +31,21 @@ pub use sweep::SWEEP_PERIOD;
 pub use view::{ConnectionView, OtherGeneration, PageStart, ShardCopy, Target};
 pub use window::{AckError, Flushed, Numbered, Reliable, Window};
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::clock::Clock;
 use crate::close::CloseReason;
-use crate::event::{Disconnected, Event, EventKind};
+use crate::event::{ConnectionInfo, Disconnected, Event, EventKind};
 use crate::heartbeat::{Cadence, Pulse};
-use crate::ids::{self, ClientId};
+use crate::ids::{self, ClientId, ConnectionId};
 use crate::labels::Labels;
 use crate::log::{Entry, Log};
 use crate::metrics::Metrics;
 use crate::outbox::OutboxLimits;
 use crate::position::{Offset, Position};
 use connection::Fate;
+use joining::Joining;
 use mail::{Arrivals, Mail};
 use wheel::{Tick, Wheel};
 
@@ -98,8 +99,7 @@ pub struct Registry {
 /// What one lock guards.
 struct Shard {
     fold: Fold<Held>,
-    /// Submitted and not yet committed, by client id; the newest last.
-    joining: HashMap<ClientId, Vec<Arc<Connection>>>,
+    joining: Joining,
     wheel: Wheel,
     mail: Mail,
     last_applied: Offset,
@@ -124,7 +124,7 @@ impl Registry {
             .map(|_| {
                 Mutex::new(Shard {
                     fold: Fold::default(),
-                    joining: HashMap::new(),
+                    joining: Joining::default(),
                     wheel: Wheel::new(),
                     mail: Mail::new(Arc::clone(&arrivals)),
                     last_applied: 0,
@@ -172,9 +172,17 @@ impl Registry {
         self.lock(shard_of(client_id))
     }
 
+    /// The same for the client id of a connection, whose own id carries the bucket: nothing is hashed.
+    fn lock_of(&self, info: &ConnectionInfo) -> MutexGuard<'_, Shard> {
+        match info.connection_id {
+            ConnectionId::NONE => self.lock_client(info.client_id.as_str()),
+            id => self.lock(id.bucket() as usize % SHARDS),
+        }
+    }
+
     /// Ends a connection, whoever asks; the first wins, and answers true. Never waits: the room for the `Disconnected` was set aside when it joined.
     pub fn end(&self, connection: &Arc<Connection>, reason: CloseReason) -> bool {
-        let shard = self.lock_client(connection.info().client_id.as_str());
+        let shard = self.lock_of(connection.info());
         let ending = self.seal(&shard, connection, reason);
         ending.is_some_and(|event| {
             self.log.submit(Entry::ending(event));
@@ -206,7 +214,8 @@ impl Registry {
         drop(ledger);
         connection.signal(signal::SEALED);
         locked.sealed_with_mail(connection);
-        Some(self.event(connection, labels, EventKind::Disconnected(Box::new(end))))
+        let (connection, kind) = (Arc::clone(connection.info()), EventKind::Disconnected(Box::new(end)));
+        Some(Event { time: now.wall, connection, labels, kind })
     }
 
     fn event(&self, connection: &Arc<Connection>, labels: Labels, kind: EventKind) -> Event {
@@ -216,9 +225,9 @@ impl Registry {
 
 impl Shard {
     /// The connections of this node that hold a client id as of what was submitted and are not ending: under `replace` and `reject` one at most.
-    fn owners(&self, client_id: &ClientId) -> impl Iterator<Item = &Arc<Connection>> {
-        let joining = self.joining.get(client_id).into_iter().flatten().rev();
-        let members = self.fold.of_client(client_id.as_str()).filter_map(|(_, member)| member.held.as_ref());
+    fn owners<'a>(&'a self, hash: ClientHash, client_id: &'a ClientId) -> impl Iterator<Item = &'a Arc<Connection>> {
+        let joining = self.joining.of_client(hash, client_id);
+        let members = self.fold.of_hashed(hash, client_id.as_str()).filter_map(|(_, member)| member.held.as_ref());
         let all = joining.chain(members.map(|local| &local.connection));
         all.filter(|connection| !connection.has(signal::SEALED))
     }
@@ -241,7 +250,7 @@ impl Shard {
     /// Every connection of this node, joining ones too.
     fn locals(&self) -> impl Iterator<Item = &Arc<Connection>> {
         let members = self.fold.iter().filter_map(|(_, member)| member.held.as_ref()).map(|local| &local.connection);
-        members.chain(self.joining.values().flatten())
+        members.chain(self.joining.iter())
     }
 }
 

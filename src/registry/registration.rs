@@ -68,7 +68,7 @@ impl Registration {
         let registry = &*self.registry;
         // With no room now, the next heartbeat tries again.
         let Some(room) = registry.log.budget().try_reserve(0) else { return };
-        let _shard = registry.lock_client(self.connection.info().client_id.as_str());
+        let _shard = registry.lock_of(self.connection.info());
         if self.connection.has(signal::SEALED) || !self.connection.has(signal::SUSPECT) {
             return;
         }
@@ -79,7 +79,7 @@ impl Registration {
     /// The socket is lost and a resume is waited for: the client is SUSPECT from now on, if it was not before.
     pub fn suspend(&self, room: Slot) {
         let registry = &*self.registry;
-        let _shard = registry.lock_client(self.connection.info().client_id.as_str());
+        let _shard = registry.lock_of(self.connection.info());
         if !self.connection.has(signal::SEALED) && !self.connection.has(signal::SUSPECT) {
             registry.log.submit(Entry::new(self.suspected(), room));
         }
@@ -89,7 +89,7 @@ impl Registration {
     /// connection is ending.
     pub fn resume(&self, [first, second]: [Slot; 2]) -> bool {
         let registry = &*self.registry;
-        let _shard = registry.lock_client(self.connection.info().client_id.as_str());
+        let _shard = registry.lock_of(self.connection.info());
         if self.connection.has(signal::SEALED) {
             return false;
         }
@@ -147,7 +147,7 @@ impl Registration {
     pub fn message_with(&self, payload: Payload, room: Slot) {
         let registry = &*self.registry;
         let size = payload.len();
-        let _shard = registry.lock_client(self.connection.info().client_id.as_str());
+        let _shard = registry.lock_of(self.connection.info());
         if self.connection.has(signal::SEALED) {
             return;
         }

@@ -1,5 +1,6 @@
 //! The HTTP side: which requests become WebSockets, who they say they are, and what the others are told.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 use base64::Engine as _;
@@ -140,8 +141,10 @@ fn check_form(method: &Method, version: Version, headers: &HeaderMap) -> Result<
     {
         return Err(Denied::bad("Sec-WebSocket-Key and Sec-WebSocket-Version may be given once"));
     }
-    let key = headers.get(SEC_WEBSOCKET_KEY).and_then(|key| STANDARD.decode(key.as_bytes()).ok());
-    if key.is_none_or(|key| key.len() != 16) {
+    // The most that text of the right length can stand for; what has no room is refused too.
+    let mut key = [0; 18];
+    let length = headers.get(SEC_WEBSOCKET_KEY).and_then(|text| STANDARD.decode_slice(text.as_bytes(), &mut key).ok());
+    if length != Some(16) {
         return Err(Denied::bad("Sec-WebSocket-Key is missing or is not 16 bytes in base64"));
     }
     if !headers.contains_key(HOST) {
@@ -188,17 +191,17 @@ fn named_in(query: &str, headers: &HeaderMap, settings: &HandshakeSettings) -> R
     }
     for pair in query.split('&') {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        if decoded(name).is_ok_and(|name| name == settings.query_parameter) {
-            return ClientId::chosen(&decoded(value)?).map(Some);
+        if decode(name, |name| Ok(name == settings.query_parameter)) == Ok(true) {
+            return decode(value, ClientId::chosen).map(Some);
         }
     }
     Ok(None)
 }
 
 /// One name or value of application/x-www-form-urlencoded (WHATWG URL, 5.1), but strict about UTF-8.
-fn decoded(part: &str) -> Result<String, ClientIdError> {
-    let spaced = part.replace('+', " ");
-    percent_decode_str(&spaced).decode_utf8().map(String::from).map_err(|_| ClientIdError::NotUtf8)
+fn decode<T>(part: &str, take: impl FnOnce(&str) -> Result<T, ClientIdError>) -> Result<T, ClientIdError> {
+    let spaced = if part.contains('+') { Cow::Owned(part.replace('+', " ")) } else { Cow::Borrowed(part) };
+    take(&percent_decode_str(&spaced).decode_utf8().map_err(|_| ClientIdError::NotUtf8)?)
 }
 
 /// The answer that makes it a WebSocket.
@@ -209,7 +212,7 @@ pub(super) fn switching(headers: &HeaderMap) -> Response<String> {
     let answer = response.headers_mut();
     answer.insert(UPGRADE, HeaderValue::from_static("websocket"));
     answer.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    if let Some(accept) = accept.and_then(|accept| HeaderValue::from_str(&accept).ok()) {
+    if let Some(accept) = accept.and_then(|accept| HeaderValue::try_from(accept).ok()) {
         answer.insert(SEC_WEBSOCKET_ACCEPT, accept);
     }
     if offers_reliable(headers) {

@@ -61,7 +61,6 @@ async fn at_the_deadline_streams_end_as_they_are() {
     let shared = Arc::clone(&rig.services.shared);
     // In process: over a connection the server may drop everything before the status is through.
     let begun = crate::grpc::events::Events(shared);
-    use crate::pb::event_service_server::EventService as _;
     use futures_util::StreamExt as _;
     let mut stream = begun.subscribe(tonic::Request::new(from(NOW, None))).await.expect("begun").into_inner();
     rig.closing.end_after(rig.head() + 10);

@@ -119,8 +119,10 @@ impl JournalLog {
             // Whoever asked may have given up; the event stands.
             let _ = waiter.send(offset);
         }
+        // Read once: all of the batch is committed at the same moment.
+        let now = Instant::now();
         for (record, submitted) in records.iter().zip(submitted) {
-            self.metrics.commit_seconds.observe(submitted.elapsed().as_secs_f64());
+            self.metrics.commit_seconds.observe(now.saturating_duration_since(submitted).as_secs_f64());
             self.metrics.events.of(record.event.kind.tag()).inc();
         }
         true

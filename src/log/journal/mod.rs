@@ -26,6 +26,8 @@ mod segment;
 #[cfg(test)]
 mod tests;
 
+#[cfg(test)]
+pub(crate) use codec::tests::record as any_record;
 pub use directory::DataDir;
 pub use error::OpenError;
 
