@@ -21,6 +21,7 @@ pub const GROUPS: &[Group] = &[
     Group { name: "the runtime's registration of its socket", marks: &["ScheduledIo"] },
     Group { name: "timer wheel", marks: &["registry::wheel"] },
     Group { name: "outbox", marks: &["heartwire::outbox"] },
+    Group { name: "the line, which driver and senders share", marks: &["line::Line"] },
     Group { name: "codec", marks: &["tungstenite", "ws::socket::Machine"] },
     Group { name: "shared half (`Connection`)", marks: &["heartwire::registry::connection::Connection>"] },
     Group {
