@@ -110,12 +110,6 @@ impl Line {
         }
     }
 
-    /// Ready when a read may find something, as far as the runtime knows.
-    pub(crate) fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
-        // An error is met again, and told, by the read.
-        self.0.poll_read_ready(context).map(drop)
-    }
-
     /// Reads what waits in the kernel, whether the runtime has learned of it or not.
     pub(crate) fn read_from_kernel(&self, buffer: &mut [u8]) -> io::Result<usize> {
         (&*socket2::SockRef::from(&*self.0)).read(buffer)

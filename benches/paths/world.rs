@@ -199,16 +199,7 @@ impl MemoryWire {
     }
 }
 
-impl Wire for MemoryWire {
-    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
-        let mut ends = self.ends();
-        if ends.closed || ends.read < ends.inbound.len() {
-            return Poll::Ready(());
-        }
-        ends.reader = Some(context.waker().clone());
-        Poll::Pending
-    }
-}
+impl Wire for MemoryWire {}
 
 impl AsyncRead for MemoryWire {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

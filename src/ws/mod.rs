@@ -2,6 +2,7 @@
 
 mod boundaries;
 mod handshake;
+mod short;
 mod socket;
 mod wire;
 

@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::boundaries::Boundaries;
+use super::short;
 use super::wire::{Synchronous, Wire};
 use crate::connection::{FrameSocket, Inbound, SocketError};
 use crate::event::Payload;
@@ -115,6 +116,26 @@ impl<S: Wire> WsSocket<S> {
         result
     }
 
+    /// Reads without a machine: a short message that comes whole and by itself, as heartbeats do. None if what came is something else; then there is
+    /// a machine that has it.
+    fn poll_short(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Inbound>, SocketError>> {
+        let mut bytes = [0; READ_BUFFER];
+        let mut bytes = ReadBuf::new(&mut bytes);
+        if let Err(error) = ready!(Pin::new(&mut self.stream).poll_read(context, &mut bytes)) {
+            return Poll::Ready(Err(SocketError::Lost(error.to_string())));
+        }
+        let bytes = bytes.filled();
+        if bytes.is_empty() {
+            return Poll::Ready(Err(end_of_stream()));
+        }
+        self.active = true;
+        let message = short::message(bytes, self.max_message as usize);
+        if message.is_none() {
+            self.machine = Some(Machine::new(bytes, self.max_message));
+        }
+        Poll::Ready(Ok(message))
+    }
+
     /// Drops the machine if it has nothing in it, neither read nor to be written.
     fn park(&mut self, context: &mut Context<'_>) {
         let Some(machine) = &self.machine else { return };
@@ -146,8 +167,11 @@ impl<S: Wire> WsSocket<S> {
 
 impl<S: Wire> FrameSocket for WsSocket<S> {
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<Inbound, SocketError>> {
-        if self.machine.is_none() && !self.asks_kernel {
-            ready!(self.stream.poll_readable(context));
+        if self.machine.is_none()
+            && !self.asks_kernel
+            && let Some(message) = ready!(self.poll_short(context))?
+        {
+            return Poll::Ready(Ok(message));
         }
         let message = match self.with_machine(context, true, |machine, stream| machine.read(stream)) {
             Ok(message) => message,
@@ -279,6 +303,10 @@ impl<S: Wire> FrameSocket for WsSocket<S> {
     }
 }
 
+fn end_of_stream() -> SocketError {
+    SocketError::Lost("end of stream".into())
+}
+
 /// What a tungstenite error means; pending when the stream would block.
 fn error_of(error: tungstenite::Error) -> Poll<SocketError> {
     use tungstenite::Error;
@@ -286,7 +314,7 @@ fn error_of(error: tungstenite::Error) -> Poll<SocketError> {
         Error::Io(error) if error.kind() == io::ErrorKind::WouldBlock => return Poll::Pending,
         Error::Io(error) => SocketError::Lost(error.to_string()),
         Error::ConnectionClosed | Error::AlreadyClosed => SocketError::Closed,
-        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => SocketError::Lost("end of stream".into()),
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => end_of_stream(),
         Error::Protocol(error) => SocketError::Protocol(error.to_string()),
         Error::Capacity(_) => SocketError::TooBig,
         Error::Utf8(_) => SocketError::BadUtf8,

@@ -15,12 +15,6 @@ const KERNEL_BURST: usize = 64 * 1024;
 
 /// A stream under a WebSocket.
 pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
-    /// Ready when a read may find something, as far as the runtime knows; until then the task is woken when that changes. A stream that cannot
-    /// tell always may.
-    fn poll_readable(&self, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Ready(())
-    }
-
     /// Reads what waits in the kernel past the runtime, which may not have learned of it yet. A stream without a kernel would block.
     ///
     /// # Errors
@@ -36,10 +30,6 @@ pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
 }
 
 impl Wire for Line {
-    fn poll_readable(&self, context: &mut Context<'_>) -> Poll<()> {
-        self.poll_readable(context)
-    }
-
     fn read_from_kernel(&self, buffer: &mut [u8]) -> io::Result<usize> {
         self.read_from_kernel(buffer)
     }

@@ -268,10 +268,6 @@ impl AsyncWrite for Delayed {
 }
 
 impl Wire for Delayed {
-    fn poll_readable(&self, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Pending
-    }
-
     fn read_from_kernel(&self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let mut kernel = self.kernel.lock().expect("not poisoned");
         if kernel.is_empty() {
