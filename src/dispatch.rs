@@ -142,6 +142,12 @@ pub struct Settled {
     pub replayed: bool,
 }
 
+/// Drivers that write a broadcast at once: a few for each of the clients' threads, so that none of those runs out of work.
+const BROADCAST_HELPERS: usize = 16;
+
+/// Recipients of a broadcast between two turns of others.
+const BROADCAST_TURN: usize = 64;
+
 /// How often what is too old to be remembered is looked for when no message with an id comes.
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 
@@ -295,29 +301,63 @@ impl Dispatch {
         }
     }
 
-    /// Puts a message in the outbox of every connection whose labels match; an empty selector matches all. Waits for no recipient, and lets others
-    /// have their turn after each shard.
+    /// Sends a message to every connection whose labels match; an empty selector matches all. Waits for no recipient, and lets others have their turn
+    /// now and then.
     pub async fn broadcast(&self, selector: &Labels, payload: &Payload) -> BroadcastOutcome {
         let mut outcome = BroadcastOutcome::default();
+        let mut helpers = Helpers::default();
         let limits = self.registry.settings().outbox;
+        let frame = || Frame { payload: payload.clone(), id: None, receipt: None, acked: None, deadline: None };
         for shard in 0..SHARDS {
-            self.registry.for_each_open(shard, selector, |connection| {
-                outcome.matched += 1;
-                let frame = Frame { payload: payload.clone(), id: None, receipt: None, acked: None, deadline: None };
-                let result = match connection.outbox.push(frame, limits) {
-                    Ok(()) => {
-                        outcome.accepted += 1;
-                        connection.wake();
-                        SendOutcome::Accepted
-                    }
+            // Taken out of the shard first: nothing is written under its lock.
+            let mut open = Vec::new();
+            self.registry.for_each_open(shard, selector, |connection| open.push(Arc::clone(connection)));
+            for (number, connection) in open.into_iter().enumerate() {
+                let outbox = &connection.outbox;
+                let sent = if helpers.are_busy() {
+                    let written = || connection.traffic.count_written(1, payload.len() as u64, &self.metrics);
+                    outbox.send(payload, None, limits, written, frame)
+                } else {
+                    let taken = outbox.push(frame(), limits).map(|()| Taken::Waits);
+                    Sent { taken, wake: taken.is_ok() }
+                };
+                let result = match sent.taken {
+                    Ok(_) => SendOutcome::Accepted,
                     Err(Refused::Full) => SendOutcome::OutboxFull,
                     Err(Refused::Closed) => SendOutcome::NotConnected,
                 };
+                outcome.matched += 1;
+                outcome.accepted += u64::from(sent.taken.is_ok());
                 self.metrics.sends.of(result).inc();
-            });
+                if sent.wake {
+                    connection.wake();
+                    helpers.add(connection);
+                }
+                if number % BROADCAST_TURN == BROADCAST_TURN - 1 {
+                    tokio::task::yield_now().await;
+                }
+            }
             tokio::task::yield_now().await;
         }
         outcome
+    }
+}
+
+/// The drivers that were woken to write a broadcast and have not yet. While there are enough of them to keep the clients' threads busy, whoever
+/// broadcasts writes too.
+#[derive(Default)]
+struct Helpers(Vec<Arc<Connection>>);
+
+impl Helpers {
+    fn are_busy(&mut self) -> bool {
+        if self.0.len() >= BROADCAST_HELPERS {
+            self.0.retain(|connection| !connection.outbox.is_idle());
+        }
+        self.0.len() >= BROADCAST_HELPERS
+    }
+
+    fn add(&mut self, connection: Arc<Connection>) {
+        self.0.push(connection);
     }
 }
 

@@ -7,6 +7,7 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use super::client::{BINARY, CLOSE, Frame, PING, PONG, Raw, TEXT, close_payload};
 use super::*;
+use crate::labels::Labels;
 use crate::line::Line;
 use crate::metrics::SendOutcome;
 use crate::registry::{Connection, signal};
@@ -145,6 +146,27 @@ async fn a_line_that_is_lent_keeps_no_socket_open() {
     assert!(world.send("b", "nobody").is_err());
     assert!(!held[1].outbox.is_lent());
     drop(kicked);
+    world.rests().await;
+}
+
+#[tokio::test]
+async fn a_broadcast_reaches_each_once_and_before_what_is_sent_later_whoever_writes_it() {
+    let world = World::new(|_| {});
+    let names: Vec<_> = (0..60).map(|number| format!("client-{number}")).collect();
+    let mut clients = Vec::new();
+    for name in &names {
+        clients.push(world.wired(name, None).await);
+    }
+    let outcome = world.dispatch.broadcast(&Labels::NONE, &Payload::Text("all".into())).await;
+    assert_eq!((outcome.matched, outcome.accepted), (60, 60));
+    for name in &names {
+        world.send(name, "one").expect("room");
+    }
+    for client in &mut clients {
+        assert_eq!([client.next().await, client.next().await], [Some(text("all")), Some(text("one"))]);
+    }
+    assert_eq!(world.host.metrics.sends.of(SendOutcome::Written).get(), 120);
+    drop(clients);
     world.rests().await;
 }
 
