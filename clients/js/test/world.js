@@ -100,6 +100,8 @@ export async function startNetwork(target) {
     const far = connect(Number(port), host);
     const pair = [near, far];
     pairs.add(pair);
+    // Or what the client says last may wait, as Nagle's algorithm has it, until what its next socket says has arrived.
+    for (const socket of pair) socket.setNoDelay(true);
     for (const [one, other] of [[near, far], [far, near]]) {
       one.on("data", (bytes) => {
         if (pair.dark) return;
