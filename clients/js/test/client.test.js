@@ -192,6 +192,7 @@ test("a session whose window is over is begun anew", async (context) => {
   await eventually("it is gone", () => node.backend.told().includes("disconnected"));
   network.release();
   await eventually("a new session begins", () => client.count("newsession") === 1);
+  await eventually("that is told", () => node.backend.told().length >= 4);
   assert.deepEqual(node.backend.told(), ["connected", "suspected", "disconnected", "connected"]);
 });
 
@@ -222,6 +223,8 @@ test("it sends no faster than the server reads", async (context) => {
   const { node, client } = await world(context, { "limits.messages_per_second": 200 });
   for (let i = 0; i < 500; i += 1) client.send(`${i}`);
   await eventually("all are acknowledged", () => client.pending === 0);
+  // A backend may be told later than the client.
+  await eventually("all came", () => node.backend.said().length >= 500);
   assert.equal(node.backend.said().length, 500);
   assert.equal(client.count("close"), 0);
 });
