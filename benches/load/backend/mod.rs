@@ -5,6 +5,7 @@ mod nchan;
 mod sends;
 mod stream;
 mod subscribe;
+mod unary;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,7 +30,7 @@ pub struct Backend {
     runtime: Runtime,
     kind: ControlKind,
     server: std::net::SocketAddr,
-    grpc: String,
+    grpc: std::net::SocketAddr,
     channel: Option<Channel>,
 }
 
@@ -120,13 +121,7 @@ impl Backend {
             .enable_all()
             .build()
             .map_err(|error| format!("cannot start the backend: {error}"))?;
-        let mut backend = Self {
-            runtime,
-            kind: control.kind,
-            server: server.ws,
-            grpc: format!("http://{}", server.grpc),
-            channel: None,
-        };
+        let mut backend = Self { runtime, kind: control.kind, server: server.ws, grpc: server.grpc, channel: None };
         if control.kind == ControlKind::Heartwire {
             backend.channel = Some(backend.another_channel()?);
         }
@@ -135,7 +130,7 @@ impl Backend {
 
     /// A channel of its own, as another backend would have.
     fn another_channel(&self) -> Result<Channel, String> {
-        let endpoint = Endpoint::from_shared(self.grpc.clone()).map_err(|error| error.to_string())?;
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.grpc)).map_err(|error| error.to_string())?;
         let endpoint = endpoint.connect_timeout(CALL_LIMIT);
         self.runtime.block_on(endpoint.connect()).map_err(|error| format!("cannot reach the control plane: {error:?}"))
     }

@@ -5,12 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use heartwire::pb;
-use heartwire::pb::message_service_client::MessageServiceClient;
 use tokio::sync::Semaphore;
 use tonic::Code;
-use tonic::transport::Channel;
 
 use super::nchan::Pool;
+use super::unary::Calls;
 use super::{Backend, Became, CALL_LIMIT, Load, Tally, Targets};
 use crate::clock;
 use crate::peers::ControlKind;
@@ -18,26 +17,25 @@ use crate::peers::ControlKind;
 /// At a fixed rate: beyond so many in flight a send is left out and counted.
 const MOST_IN_FLIGHT: usize = 1024;
 
+const SEND: &str = "/heartwire.v1.MessageService/Send";
+
 /// One way of sending to one client.
 #[derive(Clone)]
 enum Post {
-    Grpc(MessageServiceClient<Channel>),
+    Grpc(Calls),
     Nchan(Pool),
 }
 
 impl Post {
     async fn send(&mut self, id: &str) -> Became {
         match self {
-            Self::Grpc(client) => {
-                let call = client.send(request(id, clock::stamp()));
-                match tokio::time::timeout(CALL_LIMIT, call).await {
-                    Ok(Ok(_)) => Became::Accepted,
-                    Ok(Err(status)) => match status.code() {
-                        Code::ResourceExhausted => Became::Refused,
-                        Code::NotFound => Became::Absent,
-                        _ => Became::Failed,
-                    },
-                    Err(_) => Became::Failed,
+            Self::Grpc(calls) => {
+                let request = request(id, clock::stamp());
+                match tokio::time::timeout(CALL_LIMIT, calls.call(&request)).await {
+                    Ok(Some(Code::Ok)) => Became::Accepted,
+                    Ok(Some(Code::ResourceExhausted)) => Became::Refused,
+                    Ok(Some(Code::NotFound)) => Became::Absent,
+                    Ok(Some(_) | None) | Err(_) => Became::Failed,
                 }
             }
             Self::Nchan(pool) => pool.send(id, &clock::stamp()).await,
@@ -58,7 +56,7 @@ pub(super) fn request(id: &str, text: String) -> pb::SendRequest {
 impl Backend {
     fn post(&self) -> Result<Post, String> {
         Ok(match self.kind {
-            ControlKind::Heartwire => Post::Grpc(MessageServiceClient::new(self.channel()?)),
+            ControlKind::Heartwire => Post::Grpc(self.runtime.block_on(Calls::open(self.grpc, SEND))?),
             ControlKind::Nchan => Post::Nchan(Pool::new(self.server)),
         })
     }
