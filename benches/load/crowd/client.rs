@@ -64,15 +64,19 @@ impl Client {
         self.unsent.extend_from_slice(rest);
     }
 
-    pub(super) fn on_writable(&mut self, index: usize, plan: &Plan, seen: &mut impl FnMut(usize, Seen<'_>)) {
+    /// The socket is writable, or has `failed`. One that is being connected is neither before it is decided.
+    pub(super) fn on_writable(
+        &mut self,
+        index: usize,
+        plan: &Plan,
+        failed: bool,
+        seen: &mut impl FnMut(usize, Seen<'_>),
+    ) {
         let Some(stream) = &mut self.stream else { return };
         if self.phase == Phase::Connecting {
-            if !matches!(stream.take_error(), Ok(None)) {
+            if failed {
                 self.end();
                 seen(index, Seen::Gone);
-                return;
-            }
-            if stream.peer_addr().is_err() {
                 return;
             }
             self.phase = Phase::Upgrading;

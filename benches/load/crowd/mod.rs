@@ -136,7 +136,7 @@ impl Crowd {
             let index = event.token().0;
             let Some(client) = self.clients.get_mut(index) else { continue };
             if event.is_writable() || event.is_error() {
-                client.on_writable(index, &self.plan, &mut seen);
+                client.on_writable(index, &self.plan, event.is_error(), &mut seen);
             }
             if event.is_readable() || event.is_read_closed() || event.is_error() {
                 let to_the_end = event.is_read_closed() || event.is_error();
