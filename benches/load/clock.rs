@@ -21,9 +21,13 @@ pub fn stamp() -> String {
     format!("at {:020} {}", nanos(), "x".repeat(STAMP_BYTES - 24))
 }
 
-/// How long ago a stamp was made, in nanoseconds; `None` if it is no stamp.
+/// How long ago a stamp was made, in nanoseconds; `None` if it is no stamp, and no JSON with one inside.
 pub fn age(text: &[u8]) -> Option<u64> {
-    let digits = text.strip_prefix(b"at ")?.get(..20)?;
+    let start = match text.first()? {
+        b'{' => text.windows(4).position(|four| four == b"\"at ")? + 1,
+        _ => 0,
+    };
+    let digits = text.get(start..)?.strip_prefix(b"at ")?.get(..20)?;
     let sent: u64 = std::str::from_utf8(digits).ok()?.parse().ok()?;
     Some(nanos().saturating_sub(sent))
 }

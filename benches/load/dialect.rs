@@ -12,30 +12,124 @@ use crate::frames::{self, Opcode};
 pub struct Dialect {
     /// Path of the upgrade request; `{id}` stands for the client id.
     pub path: String,
-    /// Other paths that scenarios need, by their names.
-    #[serde(default)]
-    pub paths: BTreeMap<String, String>,
     /// Offered in the upgrade request.
     pub subprotocol: Option<String>,
-    /// What must be said before a connection counts as open.
+    /// What is spoken in the messages.
     #[serde(default)]
-    pub hello: Hello,
+    pub protocol: Protocol,
+    /// The channel that a client subscribes to before it counts as open; `{id}` stands for the client id.
+    pub subscribes: Option<String>,
     /// The ways of heartbeating that the server understands.
     pub heartbeats: Vec<Beat>,
+    /// What is otherwise in some scenarios, by their names.
+    #[serde(default)]
+    pub ways: BTreeMap<String, Way>,
 }
 
-/// The first words on a new WebSocket.
+/// What clients do otherwise in one scenario; what is not named stays as it is.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Way {
+    pub path: Option<String>,
+    pub subprotocol: Option<String>,
+    pub subscribes: Option<String>,
+}
+
+impl Dialect {
+    /// As it is spoken in this scenario.
+    pub fn in_scenario(&self, name: &str) -> Self {
+        let mut dialect = self.clone();
+        if let Some(way) = self.ways.get(name).cloned() {
+            dialect.path = way.path.unwrap_or(dialect.path);
+            dialect.subprotocol = way.subprotocol.or(dialect.subprotocol);
+            dialect.subscribes = way.subscribes.or(dialect.subscribes);
+        }
+        dialect
+    }
+
+    /// What a client says first once the WebSocket is there, and whether that is all there is to an introduction.
+    pub fn greet(&self, id: &str, timeout: Duration) -> Step {
+        match self.protocol {
+            Protocol::Plain => Step::Open,
+            Protocol::Mqtt => Step::Say(frames::masked(Opcode::Binary, &mqtt_connect(id, timeout))),
+            // Several commands may share a frame, a line each.
+            Protocol::Centrifugo => Step::Say(match self.channel(id) {
+                None => frames::masked(Opcode::Text, CENTRIFUGO_CONNECT.as_bytes()),
+                Some(channel) => {
+                    let subscribe = serde_json::json!({ "id": 2, "subscribe": { "channel": channel } });
+                    frames::masked(Opcode::Text, format!("{CENTRIFUGO_CONNECT}\n{subscribe}").as_bytes())
+                }
+            }),
+            Protocol::Anycable => Step::Wait,
+        }
+    }
+
+    /// What a message from the server means to a client that introduces itself.
+    pub fn introduce(&self, id: &str, payload: &[u8]) -> Step {
+        let has = |words: &str| payload.windows(words.len()).any(|window| window == words.as_bytes());
+        let open_if = |is_open: bool| if is_open { Step::Open } else { Step::Wait };
+        match (self.protocol, self.channel(id)) {
+            (Protocol::Plain, _) => Step::Open,
+            (Protocol::Mqtt, _) => open_if(payload.first() == Some(&0x20) && payload.get(3) == Some(&0)),
+            (Protocol::Centrifugo, None) => open_if(has("\"connect\"")),
+            (Protocol::Centrifugo, Some(_)) => open_if(has("\"subscribe\"")),
+            (Protocol::Anycable, None) => open_if(has("\"welcome\"")),
+            (Protocol::Anycable, Some(channel)) if has("\"welcome\"") => {
+                // AnyCable's own channel for streams that need no permission.
+                let identifier = serde_json::json!({ "channel": "$pubsub", "stream_name": channel }).to_string();
+                let subscribe = serde_json::json!({ "command": "subscribe", "identifier": identifier });
+                Step::Say(frames::masked(Opcode::Text, subscribe.to_string().as_bytes()))
+            }
+            (Protocol::Anycable, Some(_)) => open_if(has("\"confirm_subscription\"")),
+        }
+    }
+
+    /// What a client must answer to a message from the server if it is to be taken for alive.
+    pub fn answer(&self, payload: &[u8]) -> Option<Vec<u8>> {
+        match self.protocol {
+            Protocol::Plain | Protocol::Mqtt => None,
+            // Its ping is an empty answer, and so is the pong.
+            Protocol::Centrifugo => (payload == b"{}").then(|| frames::masked(Opcode::Text, b"{}")),
+            // Only the extended protocol has pongs.
+            Protocol::Anycable => {
+                let asks = self.subprotocol.as_deref() == Some(ANYCABLE_WITH_PONGS)
+                    && payload.starts_with(br#"{"type":"ping""#);
+                asks.then(|| frames::masked(Opcode::Text, br#"{"command":"pong"}"#))
+            }
+        }
+    }
+
+    fn channel(&self, id: &str) -> Option<String> {
+        self.subscribes.as_ref().map(|channel| channel.replace("{id}", id))
+    }
+}
+
+const CENTRIFUGO_CONNECT: &str = r#"{"id":1,"connect":{}}"#;
+
+const ANYCABLE_WITH_PONGS: &str = "actioncable-v1-ext-json";
+
+/// What comes next in an introduction.
+pub enum Step {
+    /// The connection counts as open.
+    Open,
+    /// A frame for the server.
+    Say(Vec<u8>),
+    /// Nothing before the server says more.
+    Wait,
+}
+
+/// What is spoken inside WebSocket messages.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Hello {
-    /// None: the handshake said it all.
+pub enum Protocol {
+    /// Anything: the handshake has said who it is.
     #[default]
-    None,
-    /// MQTT 3.1.1 CONNECT, answered by CONNACK.
+    Plain,
+    /// MQTT 3.1.1: CONNECT, answered by CONNACK.
     Mqtt,
-    /// Centrifugo's JSON `connect`, answered.
+    /// Centrifugo's JSON: `connect`, answered, and `subscribe`, answered.
     Centrifugo,
-    /// Action Cable: the server says welcome.
+    /// Action Cable: the server says welcome; `subscribe`, confirmed.
     Anycable,
 }
 
@@ -79,28 +173,6 @@ impl Beat {
 
     pub fn is_answered(self) -> bool {
         self != Self::Text
-    }
-}
-
-impl Hello {
-    /// The frame that a client begins with.
-    pub fn frame(self, id: &str, timeout: Duration) -> Option<Vec<u8>> {
-        match self {
-            Self::None | Self::Anycable => None,
-            Self::Mqtt => Some(frames::masked(Opcode::Binary, &mqtt_connect(id, timeout))),
-            Self::Centrifugo => Some(frames::masked(Opcode::Text, br#"{"id":1,"connect":{}}"#)),
-        }
-    }
-
-    /// Whether this message from the server completes the introduction.
-    pub fn is_complete(self, payload: &[u8]) -> bool {
-        let has = |words: &[u8]| payload.windows(words.len()).any(|window| window == words);
-        match self {
-            Self::None => true,
-            Self::Mqtt => payload.first() == Some(&0x20) && payload.get(3) == Some(&0),
-            Self::Centrifugo => has(b"\"connect\""),
-            Self::Anycable => has(b"\"welcome\""),
-        }
     }
 }
 

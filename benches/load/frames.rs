@@ -110,16 +110,20 @@ pub fn request(path: &str, subprotocol: Option<&str>) -> String {
 }
 
 /// What a server answered to an upgrade request.
-pub enum Answer {
+pub enum Answer<'a> {
     /// Not whole yet.
     Partial,
     /// Switched; frames begin at this byte.
     Switched(usize),
-    /// Anything else than switched.
-    Refused,
+    /// Anything else than switched: its status line.
+    Refused(&'a str),
 }
 
-pub fn answer(bytes: &[u8]) -> Answer {
+pub fn answer(bytes: &[u8]) -> Answer<'_> {
     let Some(end) = bytes.windows(4).position(|four| four == b"\r\n\r\n") else { return Answer::Partial };
-    if bytes.get(9..12) == Some(b"101") { Answer::Switched(end + 4) } else { Answer::Refused }
+    if bytes.get(9..12) == Some(b"101") {
+        return Answer::Switched(end + 4);
+    }
+    let line = bytes.split(|byte| *byte == b'\r').next().unwrap_or(&[]);
+    Answer::Refused(std::str::from_utf8(line).unwrap_or("no status line"))
 }

@@ -56,6 +56,10 @@ pub enum ControlKind {
     Heartwire,
     /// HTTP POST to nchan.
     Nchan,
+    /// Centrifugo's gRPC API.
+    Centrifugo,
+    /// AnyCable's HTTP broadcasting, on the port that is for gRPC elsewhere.
+    Anycable,
 }
 
 /// The repository.

@@ -84,13 +84,13 @@ impl Server {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut server =
             Self { child, pids: OnceLock::new(), ws: at(ports.ws), grpc: at(ports.grpc), started_in: Duration::ZERO };
-        server.wait_until_ready(begin, peer.about.control.is_some_and(|control| control.kind.is_grpc()), directory)?;
+        server.wait_until_ready(begin, peer.about.control.is_some_and(|control| control.kind.has_port()), directory)?;
         Ok(server)
     }
 
-    fn wait_until_ready(&mut self, begin: Instant, grpc: bool, directory: &Path) -> Result<(), String> {
+    fn wait_until_ready(&mut self, begin: Instant, control: bool, directory: &Path) -> Result<(), String> {
         let mut wanted = vec![self.ws];
-        wanted.extend(grpc.then_some(self.grpc));
+        wanted.extend(control.then_some(self.grpc));
         while let Some(address) = wanted.first() {
             if TcpStream::connect(address).is_ok() {
                 wanted.remove(0);
@@ -174,8 +174,9 @@ impl Drop for Server {
 }
 
 impl crate::peers::ControlKind {
-    fn is_grpc(self) -> bool {
-        self == Self::Heartwire
+    /// Whether it has a port of its own.
+    fn has_port(self) -> bool {
+        self != Self::Nchan
     }
 }
 

@@ -129,7 +129,7 @@ fn measure(scenario: &Scenario, peers: &[Peer], options: &Options, out: &std::pa
         for (peer, results) in &mut taking_part {
             let begin = Instant::now();
             let directory = scratch(out, scenario, peer, round);
-            let stage = Stage { peer, options, directory, interval };
+            let stage = Stage { peer, scenario: scenario.name, options, directory, interval };
             eprint!("{} round {round}/{} {} ...", scenario.name, options.rounds, peer.name);
             match (scenario.run)(&stage) {
                 Ok(outcome) => {

@@ -17,6 +17,8 @@ pub const HANDSHAKES: usize = 256;
 
 pub struct Stage<'a> {
     pub peer: &'a Peer,
+    /// Its name.
+    pub scenario: &'static str,
     pub options: &'a Options,
     /// For the server's files.
     pub directory: PathBuf,
@@ -53,11 +55,10 @@ impl Stage<'_> {
     }
 
     /// Clients that are not connected yet.
-    pub fn clients(&self, server: &Server, prefix: char, path: Option<&str>, count: usize) -> Result<Crowd, String> {
+    pub fn clients(&self, server: &Server, prefix: char, count: usize) -> Result<Crowd, String> {
         let plan = Plan {
             server: server.ws,
-            path: path.and_then(|name| self.peer.about.client.paths.get(name).cloned()),
-            dialect: self.peer.about.client.clone(),
+            dialect: self.peer.about.client.in_scenario(self.scenario),
             prefix,
             timeout: self.timeout(),
             generation: 0,
@@ -66,8 +67,8 @@ impl Stage<'_> {
     }
 
     /// Clients that are connected, and known to the server's backend where it has one that counts.
-    pub fn crowd(&self, server: &Server, path: Option<&str>, count: usize) -> Result<Crowd, String> {
-        let mut crowd = self.clients(server, 'c', path, count)?;
+    pub fn crowd(&self, server: &Server, count: usize) -> Result<Crowd, String> {
+        let mut crowd = self.clients(server, 'c', count)?;
         self.connect(&mut crowd, 0..count, HANDSHAKES)?;
         if let Some(backend) = self.backend(server)? {
             backend.wait_for_count(count, Duration::from_secs(10))?;

@@ -1,7 +1,7 @@
 //! The backend's side: sends, streams and subscriptions, on one thread of its own.
 
 mod echo;
-mod nchan;
+mod http;
 mod sends;
 mod stream;
 mod subscribe;
@@ -173,12 +173,13 @@ impl Backend {
                     Ok(u64::try_from(answer.into_inner().accepted).unwrap_or(0))
                 }))
             }
-            ControlKind::Nchan => {
-                let mut pool = nchan::Pool::new(self.server);
+            // A channel that everybody subscribes to.
+            ControlKind::Nchan | ControlKind::Centrifugo | ControlKind::Anycable => {
+                let post = self.post()?;
                 Ok(self.runtime.spawn(async move {
-                    match pool.send("everyone", &text).await {
+                    match post.send("everyone", text).await {
                         Became::Accepted => Ok(0),
-                        _ => Err("nchan did not take the message".to_owned()),
+                        _ => Err("the server did not take the message".to_owned()),
                     }
                 }))
             }

@@ -8,7 +8,7 @@ use heartwire::pb;
 use tokio::sync::Semaphore;
 use tonic::Code;
 
-use super::nchan::Pool;
+use super::http::{Api, Pool};
 use super::unary::Calls;
 use super::{Backend, Became, CALL_LIMIT, Load, Tally, Targets};
 use crate::clock;
@@ -18,28 +18,49 @@ use crate::peers::ControlKind;
 const MOST_IN_FLIGHT: usize = 1024;
 
 const SEND: &str = "/heartwire.v1.MessageService/Send";
+const CENTRIFUGO_PUBLISH: &str = "/centrifugal.centrifugo.api.CentrifugoApi/Publish";
 
-/// One way of sending to one client.
+/// One way of sending to one client, or to the channel that it listens to.
 #[derive(Clone)]
-enum Post {
-    Grpc(Calls),
-    Nchan(Pool),
+pub(super) enum Post {
+    Heartwire(Calls),
+    Centrifugo(Calls),
+    Http(Pool),
 }
 
 impl Post {
-    async fn send(&mut self, id: &str) -> Became {
+    pub(super) async fn send(&self, id: &str, text: String) -> Became {
         match self {
-            Self::Grpc(calls) => {
-                let request = request(id, clock::stamp());
-                match tokio::time::timeout(CALL_LIMIT, calls.call(&request)).await {
-                    Ok(Some(Code::Ok)) => Became::Accepted,
-                    Ok(Some(Code::ResourceExhausted)) => Became::Refused,
-                    Ok(Some(Code::NotFound)) => Became::Absent,
-                    Ok(Some(_) | None) | Err(_) => Became::Failed,
-                }
-            }
-            Self::Nchan(pool) => pool.send(id, &clock::stamp()).await,
+            Self::Heartwire(calls) => call(calls, &request(id, text)).await,
+            Self::Centrifugo(calls) => call(calls, &CentrifugoPublish::new(id, &text)).await,
+            Self::Http(pool) => pool.send(id, &text).await,
         }
+    }
+}
+
+async fn call(calls: &Calls, request: &impl prost::Message) -> Became {
+    match tokio::time::timeout(CALL_LIMIT, calls.call(request)).await {
+        Ok(Some(Code::Ok)) => Became::Accepted,
+        Ok(Some(Code::ResourceExhausted)) => Became::Refused,
+        Ok(Some(Code::NotFound)) => Became::Absent,
+        Ok(Some(_) | None) | Err(_) => Became::Failed,
+    }
+}
+
+/// `PublishRequest` of Centrifugo's api.proto, as far as it is needed. The answer may carry an error inside; what it
+/// did not deliver is then told as accepted and lost.
+#[derive(Clone, PartialEq, prost::Message)]
+struct CentrifugoPublish {
+    #[prost(string, tag = "1")]
+    channel: String,
+    /// JSON.
+    #[prost(bytes = "vec", tag = "2")]
+    data: Vec<u8>,
+}
+
+impl CentrifugoPublish {
+    fn new(channel: &str, text: &str) -> Self {
+        Self { channel: channel.to_owned(), data: serde_json::Value::from(text).to_string().into() }
     }
 }
 
@@ -54,10 +75,14 @@ pub(super) fn request(id: &str, text: String) -> pb::SendRequest {
 }
 
 impl Backend {
-    fn post(&self) -> Result<Post, String> {
+    pub(super) fn post(&self) -> Result<Post, String> {
         Ok(match self.kind {
-            ControlKind::Heartwire => Post::Grpc(self.runtime.block_on(Calls::open(self.grpc, SEND))?),
-            ControlKind::Nchan => Post::Nchan(Pool::new(self.server)),
+            ControlKind::Heartwire => Post::Heartwire(self.runtime.block_on(Calls::open(self.grpc, SEND))?),
+            ControlKind::Centrifugo => {
+                Post::Centrifugo(self.runtime.block_on(Calls::open(self.grpc, CENTRIFUGO_PUBLISH))?)
+            }
+            ControlKind::Nchan => Post::Http(Pool::new(self.server, Api::Nchan)),
+            ControlKind::Anycable => Post::Http(Pool::new(self.grpc, Api::Anycable)),
         })
     }
 
@@ -79,9 +104,9 @@ impl Backend {
                         counted.skipped.fetch_add(1, Ordering::Relaxed);
                         continue;
                     };
-                    let (mut post, counted, targets) = (post.clone(), Arc::clone(&counted), targets.clone());
+                    let (post, counted, targets) = (post.clone(), Arc::clone(&counted), targets.clone());
                     tokio::spawn(async move {
-                        counted.count(post.send(targets.at(sent)).await);
+                        counted.count(post.send(targets.at(sent), clock::stamp()).await);
                         drop(place);
                     });
                 }
@@ -99,12 +124,11 @@ impl Backend {
         let next = Arc::new(AtomicU64::new(0));
         let end = Instant::now() + window;
         let tasks = (0..in_flight).map(|_| {
-            let (mut post, tally, targets, next) =
-                (post.clone(), Arc::clone(&tally), targets.clone(), Arc::clone(&next));
+            let (post, tally, targets, next) = (post.clone(), Arc::clone(&tally), targets.clone(), Arc::clone(&next));
             self.runtime.spawn(async move {
                 while Instant::now() < end {
                     let target = targets.at(next.fetch_add(1, Ordering::Relaxed));
-                    tally.count(post.send(target).await);
+                    tally.count(post.send(target, clock::stamp()).await);
                 }
             })
         });

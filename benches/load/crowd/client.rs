@@ -5,6 +5,7 @@ use std::io::{self, Read as _, Write as _};
 use mio::net::TcpStream;
 
 use super::{Plan, Seen};
+use crate::dialect::Step;
 use crate::frames::{self, Answer, Opcode};
 
 /// Where a client is in its life.
@@ -80,7 +81,7 @@ impl Client {
                 return;
             }
             self.phase = Phase::Upgrading;
-            let path = plan.path.as_ref().unwrap_or(&plan.dialect.path).replace("{id}", &plan.id(index));
+            let path = plan.dialect.path.replace("{id}", &plan.id(index));
             self.write(frames::request(&path, plan.dialect.subprotocol.as_deref()).as_bytes());
         } else if !self.unsent.is_empty() {
             match stream.write(&self.unsent) {
@@ -144,20 +145,15 @@ impl Client {
         if self.phase == Phase::Upgrading {
             match frames::answer(bytes) {
                 Answer::Partial => return 0,
-                Answer::Refused => {
+                Answer::Refused(status) => {
+                    seen(index, Seen::Refused(status));
                     self.gone(index, seen);
                     return bytes.len();
                 }
                 Answer::Switched(frames_at) => used = frames_at,
             }
             self.phase = Phase::Introducing;
-            if let Some(hello) = plan.dialect.hello.frame(&plan.id(index), plan.timeout) {
-                self.write(&hello);
-            }
-            if plan.dialect.hello.is_complete(&[]) {
-                self.phase = Phase::Open;
-                seen(index, Seen::Open);
-            }
+            self.take_step(index, plan.dialect.greet(&plan.id(index), plan.timeout), seen);
         }
         while let Some(head) = frames::first(&bytes[used..]) {
             let payload = &bytes[used..][head.payload.clone()];
@@ -167,13 +163,28 @@ impl Client {
                 Opcode::Close => self.write(&frames::masked(Opcode::Close, payload.get(..2).unwrap_or(&[]))),
                 _ => {}
             }
-            if self.phase == Phase::Introducing && plan.dialect.hello.is_complete(payload) {
-                self.phase = Phase::Open;
-                seen(index, Seen::Open);
-            } else {
-                seen(index, Seen::Frame(head.opcode, payload));
+            if self.phase == Phase::Introducing {
+                self.take_step(index, plan.dialect.introduce(&plan.id(index), payload), seen);
+                continue;
             }
+            if !self.silent
+                && let Some(answer) = plan.dialect.answer(payload)
+            {
+                self.write(&answer);
+            }
+            seen(index, Seen::Frame(head.opcode, payload));
         }
         used
+    }
+
+    fn take_step(&mut self, index: usize, step: Step, seen: &mut impl FnMut(usize, Seen<'_>)) {
+        match step {
+            Step::Wait => {}
+            Step::Say(frame) => self.write(&frame),
+            Step::Open => {
+                self.phase = Phase::Open;
+                seen(index, Seen::Open);
+            }
+        }
     }
 }

@@ -40,11 +40,12 @@ impl Crowd {
         let mut waiting: VecDeque<usize> = range.collect();
         let mut again: VecDeque<(Instant, usize)> = VecDeque::new();
         let mut under_way = 0usize;
+        let mut refusal = String::new();
         while open < wanted {
             let now = Instant::now();
             if now.duration_since(start) > limit || failures > MOST_FAILURES {
                 return Err(format!(
-                    "{open} of {wanted} connected after {:?}, {failures} attempts failed",
+                    "{open} of {wanted} connected after {:?}, {failures} attempts failed{refusal}",
                     start.elapsed()
                 ));
             }
@@ -74,6 +75,7 @@ impl Crowd {
                     open += 1;
                     under_way -= 1;
                 }
+                (Seen::Refused(status), State::UnderWay) => refusal = format!(", the last refused with {status:?}"),
                 (Seen::Gone, State::UnderWay) => {
                     under_way -= 1;
                     failed.push(index);

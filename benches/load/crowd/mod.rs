@@ -26,6 +26,8 @@ pub enum Seen<'a> {
     Open,
     /// A frame from the server. A Ping has been answered already, unless the client is silent.
     Frame(Opcode, &'a [u8]),
+    /// The handshake was answered by this status line; `Gone` is next.
+    Refused(&'a str),
     /// The socket ended, or never came to be.
     Gone,
 }
@@ -35,8 +37,6 @@ pub enum Seen<'a> {
 pub struct Plan {
     pub server: SocketAddr,
     pub dialect: Dialect,
-    /// Path instead of the dialect's own.
-    pub path: Option<String>,
     /// First letter of the ids, so that two crowds of one server never meet.
     pub prefix: char,
     /// Silence that the server is told to endure, where the clients tell it.

@@ -20,16 +20,16 @@ pub(super) const SCENARIO: Scenario = Scenario {
     name: "broadcast",
     about: "one message to everyone: the time until the last client has it",
     parameters: |options| {
-        format!("{} clients, {BROADCASTS} broadcasts of {} B", count(options.connections, 10_000), clock::STAMP_BYTES)
+        format!("{} clients, {BROADCASTS} broadcasts of {} B", count(options.connections, 15_000), clock::STAMP_BYTES)
     },
     interval: super::USUAL,
     run,
 };
 
 fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
-    let clients = stage.connections(10_000);
+    let clients = stage.connections(15_000);
     let server = stage.start()?;
-    let mut crowd = stage.crowd(&server, Some("broadcast"), clients)?;
+    let mut crowd = stage.crowd(&server, clients)?;
     let backend = stage.need_backend(&server)?;
     let latencies = RefCell::new(Latencies::new()?);
     let mut outcome = Outcome::default();

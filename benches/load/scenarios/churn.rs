@@ -30,7 +30,7 @@ fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
     let total = usize::try_from(count(stage.options.total, TOTAL)).unwrap_or(0);
     let server = stage.start()?;
     filling::fill(stage, &server)?;
-    let mut crowd = stage.crowd(&server, None, places)?;
+    let mut crowd = stage.crowd(&server, places)?;
     let mut come = places;
     // Once through all places first: what the first of them all needs is no leak.
     come += turn_over(stage, &mut crowd, places, places)?;

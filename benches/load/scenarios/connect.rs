@@ -20,7 +20,7 @@ fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
     let connections = stage.connections(15_000);
     let server = stage.start()?;
     let backend = stage.backend(&server)?;
-    let mut crowd = stage.clients(&server, 'c', None, connections)?;
+    let mut crowd = stage.clients(&server, 'c', connections)?;
     let before = server.cpu();
     let begin = Instant::now();
     let failures = stage.connect(&mut crowd, 0..connections, HANDSHAKES)?;

@@ -34,7 +34,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
     let clients = stage.connections(100);
     let server = stage.start()?;
-    let mut crowd = stage.crowd(&server, None, clients)?;
+    let mut crowd = stage.crowd(&server, clients)?;
     let backend = stage.need_backend(&server)?;
     backend.echo()?;
     echoes(stage, &mut crowd, WARM_UP)?;

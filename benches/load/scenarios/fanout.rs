@@ -32,7 +32,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
     let server = stage.start()?;
-    let mut crowd = stage.crowd(&server, None, stage.connections(100))?;
+    let mut crowd = stage.crowd(&server, stage.connections(100))?;
     let backend = stage.need_backend(&server)?;
     let mut outcome = Outcome::default();
     let many = usize::try_from(stage.options.subscribers).unwrap_or(1);

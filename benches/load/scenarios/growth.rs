@@ -30,7 +30,7 @@ fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
     })?;
     let beat = *stage.peer.about.client.heartbeats.first().ok_or("no heartbeat is known")?;
     let mut outcome = Outcome::default();
-    let mut crowd = stage.clients(&server, 'c', None, 0)?;
+    let mut crowd = stage.clients(&server, 'c', 0)?;
     for point in POINTS.map(|point| (point * most).div_ceil(18_000)) {
         let first = crowd.len();
         crowd.grow(point);

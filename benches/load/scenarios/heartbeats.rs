@@ -19,7 +19,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
     let server = stage.start()?;
-    let mut crowd = stage.crowd(&server, None, stage.connections(15_000))?;
+    let mut crowd = stage.crowd(&server, stage.connections(15_000))?;
     let mut outcome = Outcome::default();
     for beat in &stage.peer.about.client.heartbeats {
         // The first burst brings code and pages in.

@@ -26,7 +26,7 @@ fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
         Ok(())
     })?;
     let kernel_empty = kernel::sockets_memory();
-    let mut crowd = stage.clients(&server, 'c', None, connections)?;
+    let mut crowd = stage.clients(&server, 'c', connections)?;
     let third = connections / 3;
     stage.connect(&mut crowd, 0..third, HANDSHAKES)?;
     let third_full = server.settled_pss(|time| crowd.turn_for(time, |_, _| {}))?;

@@ -43,7 +43,7 @@ fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
         filling::say(stage, &server, lot, EACH, PAYLOAD)?;
         clients -= lot;
     }
-    let mut last = stage.crowd(&server, None, 1)?;
+    let mut last = stage.crowd(&server, 1)?;
     last.send(0, &frames::masked(Opcode::Text, LAST_WORD.as_bytes()));
     last.turn_for(Duration::from_millis(200), |_, _| {})?;
 

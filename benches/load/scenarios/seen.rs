@@ -60,7 +60,7 @@ fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
         ));
     }
     let server = stage.start()?;
-    let mut rest = stage.crowd(&server, None, others)?;
+    let mut rest = stage.crowd(&server, others)?;
     let backend = stage.need_backend(&server)?;
     // When each was seen, by its index; 0 is not yet.
     let seen_at: Arc<[AtomicU64]> = (0..total).map(|_| AtomicU64::new(0)).collect();
@@ -73,7 +73,7 @@ fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
         }
     })?;
 
-    let mut crowd = stage.clients(&server, PREFIX, None, total)?;
+    let mut crowd = stage.clients(&server, PREFIX, total)?;
     let mut outcome = Outcome::default();
     let mut begun = vec![0; total];
     let (refused, lost) = (Cell::new(0u64), Cell::new(0u64));
@@ -81,7 +81,7 @@ fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
     let seen = |index: usize, seen: Seen<'_>| match seen {
         Seen::Open => open_at.borrow_mut()[index] = clock::nanos(),
         Seen::Gone => lost.set(lost.get() + 1),
-        Seen::Frame(..) => {}
+        Seen::Refused(_) | Seen::Frame(..) => {}
     };
     let mut spent = Duration::ZERO;
     let mut from = 0;

@@ -37,7 +37,7 @@ pub(super) const WARM_UP: Duration = Duration::from_secs(2);
 
 fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
     let server = stage.start()?;
-    let mut crowd = stage.crowd(&server, None, stage.connections(1_000))?;
+    let mut crowd = stage.crowd(&server, stage.connections(1_000))?;
     let backend = stage.need_backend(&server)?;
     let targets = targets(&crowd);
     let mut outcome = Outcome::default();

@@ -19,7 +19,7 @@ fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
     let connections = stage.connections(15_000);
     let ports = Ports::free()?;
     let server = stage.start_at(ports)?;
-    let mut crowd = stage.crowd(&server, None, connections)?;
+    let mut crowd = stage.crowd(&server, connections)?;
     server.kill();
     crowd.turn_until(Duration::from_secs(30), |_, _| {}, |crowd| crowd.open() == 0)?;
     let server = stage.start_at(ports)?;

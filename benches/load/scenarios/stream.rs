@@ -25,7 +25,7 @@ pub(super) const SCENARIO: Scenario = Scenario {
 
 fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
     let server = stage.start()?;
-    let mut crowd = stage.crowd(&server, None, stage.connections(1_000))?;
+    let mut crowd = stage.crowd(&server, stage.connections(1_000))?;
     let backend = stage.need_backend(&server)?;
     let targets = targets(&crowd);
     let mut outcome = Outcome::default();

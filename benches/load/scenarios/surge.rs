@@ -40,8 +40,8 @@ enum Phase {
 fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
     let newcomers = stage.connections(14_000);
     let server = stage.start()?;
-    let mut residents = stage.crowd(&server, None, RESIDENTS)?;
-    let mut crowd = stage.clients(&server, 'n', None, newcomers)?;
+    let mut residents = stage.crowd(&server, RESIDENTS)?;
+    let mut crowd = stage.clients(&server, 'n', newcomers)?;
     let backend = stage.backend(&server)?;
     let phase = AtomicU8::new(Phase::Early as u8);
     let enter = |next: Phase| phase.store(next as u8, Ordering::Release);

@@ -1,4 +1,4 @@
-//! Publishing to nchan: HTTP/1.1 POSTs over kept connections, made by hand as the clients are.
+//! Publishing by HTTP/1.1 POSTs over kept connections, made by hand as the clients are.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,28 +8,38 @@ use tokio::net::TcpStream;
 
 use super::{Became, CALL_LIMIT};
 
+/// Whose way of publishing it is.
+#[derive(Clone, Copy)]
+pub enum Api {
+    /// The channel in the query, the message as the body.
+    Nchan,
+    /// AnyCable's HTTP broadcasting: JSON with the stream's name and the message, which is JSON itself.
+    Anycable,
+}
+
 /// Connections that wait for the next request; there are never more of them than requests were once in flight.
 #[derive(Clone)]
 pub struct Pool {
     server: SocketAddr,
+    api: Api,
     idle: Arc<Mutex<Vec<TcpStream>>>,
 }
 
 impl Pool {
-    pub fn new(server: SocketAddr) -> Self {
-        Self { server, idle: Arc::default() }
+    pub fn new(server: SocketAddr, api: Api) -> Self {
+        Self { server, api, idle: Arc::default() }
     }
 
-    /// Publishes to the channel of one client.
-    pub async fn send(&mut self, id: &str, text: &str) -> Became {
-        match tokio::time::timeout(CALL_LIMIT, self.post(id, text)).await {
+    /// Publishes to one channel.
+    pub async fn send(&self, channel: &str, text: &str) -> Became {
+        match tokio::time::timeout(CALL_LIMIT, self.post(channel, text)).await {
             Ok(Ok(201 | 202)) => Became::Accepted,
             Ok(Ok(_)) => Became::Refused,
             Ok(Err(_)) | Err(_) => Became::Failed,
         }
     }
 
-    async fn post(&self, id: &str, text: &str) -> std::io::Result<u16> {
+    async fn post(&self, channel: &str, text: &str) -> std::io::Result<u16> {
         let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
         let mut stream = match idle {
             Some(stream) => stream,
@@ -39,9 +49,15 @@ impl Pool {
                 stream
             }
         };
-        let length = text.len();
-        let request =
-            format!("POST /publish?id={id} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n\r\n{text}");
+        let (path, body) = match self.api {
+            Api::Nchan => (format!("/publish?id={channel}"), text.to_owned()),
+            Api::Anycable => {
+                let data = serde_json::Value::from(text).to_string();
+                ("/_broadcast".to_owned(), serde_json::json!({ "stream": channel, "data": data }).to_string())
+            }
+        };
+        let length = body.len();
+        let request = format!("POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {length}\r\n\r\n{body}");
         stream.write_all(request.as_bytes()).await?;
         let status = read_answer(&mut stream).await?;
         self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(stream);
