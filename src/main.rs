@@ -24,6 +24,11 @@ fn main() -> ExitCode {
         Ok(config) => config,
         Err(errors) => return fail(USAGE, &errors.to_string()),
     };
+    if args.check_config
+        && let Err(error) = heartwire::app::certificate(&config)
+    {
+        return fail(USAGE, &error.to_string());
+    }
     if args.check_config || args.print_config {
         return show(&args, &config);
     }

@@ -70,10 +70,12 @@ pub enum Handshake {
     LogFailing,
     /// Not finished in time.
     TimedOut,
+    /// No TLS where TLS is spoken, or none that both know.
+    TlsFailed,
 }
 
 impl Handshake {
-    const ALL: [(Self, &'static str); 10] = [
+    const ALL: [(Self, &'static str); 11] = [
         (Self::LogFailing, "log_failing"),
         (Self::Draining, "draining"),
         (Self::Upgraded, "upgraded"),
@@ -84,6 +86,7 @@ impl Handshake {
         (Self::TooMany, "too_many"),
         (Self::TooManyFromAddress, "too_many_from_address"),
         (Self::TimedOut, "timed_out"),
+        (Self::TlsFailed, "tls_failed"),
     ];
 }
 

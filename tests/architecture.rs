@@ -31,6 +31,7 @@ const GUARDED: &[(&str, &[&str])] = &[
     ("prost_reflect", &["cli"]),
     ("tokio_tungstenite", &["ws"]),
     ("tungstenite", &["ws"]),
+    ("rustls", &["ws"]),
     ("axum", &["admin"]),
     ("clap", &["cli", "config"]),
     ("redb", &["store"]),

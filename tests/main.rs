@@ -21,3 +21,4 @@ mod process;
 mod reliable;
 mod shutdown;
 mod takeover;
+mod tls;

@@ -13,7 +13,8 @@ pub(super) fn banner(config: &Config, addresses: &Addresses, max_connections: us
         let _ = writeln!(text, "{words}");
     };
     line(format_args!("heartwire {}", env!("CARGO_PKG_VERSION")));
-    line(format_args!("  clients    ws://{}", addresses.ws));
+    let scheme = if config.ws.tls_files().is_some() { "wss" } else { "ws" };
+    line(format_args!("  clients    {scheme}://{}", addresses.ws));
     line(format_args!("  backends   gRPC on {}, no TLS and no tokens", addresses.grpc));
     line(format_args!("  admin      http://{}/  (livez, readyz, metrics)", addresses.admin));
     let newest = format!(
@@ -43,7 +44,7 @@ pub(super) fn banner(config: &Config, addresses: &Addresses, max_connections: us
         ));
     }
     line(format_args!("try"));
-    line(format_args!("  npx wscat -c 'ws://{}/{}'", reachable(addresses.ws), query(config)));
+    line(format_args!("  npx wscat -c '{scheme}://{}/{}'", reachable(addresses.ws), query(config)));
     let (options, server) = match &addresses.grpc {
         ListenAddress::Tcp(address) => ("-plaintext", reachable(*address).to_string()),
         ListenAddress::Unix(path) => ("-plaintext -authority localhost", format!("unix://{}", path.display())),

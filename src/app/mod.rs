@@ -36,7 +36,7 @@ use crate::metrics::{Metrics, Reading};
 use crate::registry::Registry;
 use crate::shutdown::Closing;
 use crate::store::{Store, StoreError};
-use crate::ws::{self, WsServer};
+use crate::ws::{self, Certificate, CertificateError, Tls, WsServer};
 use apart::Apart;
 use vital::Vital;
 
@@ -57,6 +57,7 @@ pub struct App {
     registry: Arc<Registry>,
     drain: Arc<Drain>,
     closing: Closing,
+    certificate: Option<Arc<Certificate>>,
     readiness: watch::Sender<Readiness>,
     health: Health,
     connections: TaskTracker,
@@ -92,6 +93,9 @@ pub enum StartError {
     /// The data directory cannot be used.
     #[error(transparent)]
     DataDir(#[from] OpenError),
+    /// TLS cannot be spoken with what is configured for it.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
     /// The threads of the control plane cannot be started.
     #[error("cannot start the threads of the control plane: {0}")]
     Runtime(std::io::Error),
@@ -101,7 +105,11 @@ impl StartError {
     /// Whether another configuration would help.
     #[must_use]
     pub const fn is_configuration(&self) -> bool {
-        matches!(self, Self::DataDir(error) if error.is_configuration())
+        match self {
+            Self::DataDir(error) => error.is_configuration(),
+            Self::Certificate(error) => error.is_configuration(),
+            _ => false,
+        }
     }
 }
 
@@ -153,6 +161,15 @@ fn kept(
     Ok((AnyLog::Journal(Arc::new(log)), Store::open(&store)?))
 }
 
+/// What clients are shown, where TLS is configured.
+///
+/// # Errors
+/// [`CertificateError`], which names the key of the configuration.
+pub fn certificate(config: &Config) -> Result<Option<Arc<Certificate>>, CertificateError> {
+    let files = config.ws.tls_files();
+    files.map(|(certificate, key)| Certificate::load(certificate, key).map(Arc::new)).transpose()
+}
+
 impl App {
     /// Starts a node on listeners that are bound already. It is ready when this returns.
     ///
@@ -164,6 +181,8 @@ impl App {
         let metrics = Arc::new(Metrics::default());
         let stop = CancellationToken::new();
         let (background, connections) = (TaskTracker::new(), TaskTracker::new());
+        // Before the data directory, which takes longer to find fault with.
+        let certificate = certificate(&config)?;
         let vital = Vital::new(background.clone(), stop.clone());
 
         // The log, and the registry that is its fold.
@@ -247,8 +266,12 @@ impl App {
             tasks: connections.clone(),
             draining: drain.begun(),
         });
+        if let Some(certificate) = &certificate {
+            background.spawn(Arc::clone(certificate).run_looking(stop.clone()));
+        }
         let server = Arc::new(WsServer {
             host,
+            tls: certificate.clone().map(Tls::new),
             admissions: Admissions::new(max_connections, config.ws.max_connections_per_address),
             handshake: settings::handshake(&config),
             handshake_timeout: config.ws.handshake_timeout,
@@ -277,6 +300,7 @@ impl App {
             registry,
             drain,
             closing,
+            certificate,
             readiness,
             health,
             connections,
@@ -293,6 +317,12 @@ impl App {
     #[must_use]
     pub fn failed(&self) -> CancellationToken {
         self.failed.clone()
+    }
+
+    /// What clients are shown; none where TLS is not spoken.
+    #[must_use]
+    pub fn certificate(&self) -> Option<&Arc<Certificate>> {
+        self.certificate.as_ref()
     }
 
     /// Where the node is reached.

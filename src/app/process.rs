@@ -12,6 +12,7 @@ use super::{App, Listeners, Outcome};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigErrors, LogFormat};
 use crate::telemetry::{self, LogFilter};
+use crate::ws::Certificate;
 
 /// Exit codes: clean, runtime failure, configuration.
 const FAILURE: u8 = 1;
@@ -24,7 +25,7 @@ const SIGXFSZ: i32 = 25;
 const RUNTIME_END: Duration = Duration::from_millis(100);
 
 /// Serves until SIGTERM or SIGINT, then drains; a second signal ends the process at once. SIGHUP reads the configuration again, by
-/// `reload`, and takes the log level over from it. The answer is the exit code: 0 after a clean end, 1 if it could not run or the
+/// `reload`, and takes the log level over from it; the certificate is read again too. The answer is the exit code: 0 after a clean end, 1 if it could not run or the
 /// deadline cut something off, 2 if what is configured cannot be.
 #[must_use]
 pub fn run(config: Config, reload: impl Fn() -> Result<Config, ConfigErrors>) -> ExitCode {
@@ -56,6 +57,14 @@ fn relevel(filter: &LogFilter, level: &str) {
     match filter.set(level) {
         Ok(()) => tracing::info!(level, "SIGHUP: logging by the configuration as it is now"),
         Err(error) => tracing::error!(%error, "SIGHUP: the log filter stays as it was"),
+    }
+}
+
+fn reread(certificate: &Certificate) {
+    match certificate.reload() {
+        Ok(true) => tracing::info!("SIGHUP: newcomers are shown the certificate as it is now"),
+        Ok(false) => tracing::info!("SIGHUP: the certificate is the one that newcomers are shown"),
+        Err(error) => tracing::error!(%error, "SIGHUP: newcomers are shown the certificate as it was"),
     }
 }
 
@@ -125,8 +134,15 @@ async fn serve(config: Config, reload: impl Fn()) -> ExitCode {
         Err(error) => return fail(FAILURE, &error.to_string()),
     };
     announce(&config, &app);
+    let certificate = app.certificate().cloned();
 
     let failed = app.failed();
+    let reload = || {
+        reload();
+        if let Some(certificate) = &certificate {
+            reread(certificate);
+        }
+    };
     tokio::select! {
         () = signals.end(&reload) => {}
         // Whoever watches over this process starts another; a shutdown in order needs the part that is gone.
@@ -158,6 +174,7 @@ fn announce(config: &Config, app: &App) {
         }
         LogFormat::Json => tracing::info!(
             ws = %addresses.ws,
+            tls = config.ws.tls_files().is_some(),
             grpc = %addresses.grpc,
             admin = %addresses.admin,
             log = if config.log.data_dir.as_os_str().is_empty() { "memory" } else { "journal" },

@@ -3,7 +3,7 @@
 //! Ranges are enforced by `validate.rs`; a type here only says what can be written at all.
 
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -54,6 +54,21 @@ pub struct WsConfig {
     /// Connections at once from one IP address, 0 = off; beyond it 429. Default 0: behind an ingress everyone has
     /// one address.
     pub max_connections_per_address: usize,
+    /// File with the certificate that clients are shown, in PEM, and behind it those that lead to its root; "" = no TLS
+    /// (`ws://`), and only with `tls_key`. With it clients must speak TLS 1.2 or 1.3 (`wss://`). It is read again at SIGHUP and
+    /// within a minute after it changed. Default "": most run behind a proxy that ends TLS.
+    pub tls_certificate: PathBuf,
+    /// File with the private key of `tls_certificate`, in PEM (PKCS #8, PKCS #1 or SEC 1); "" = no TLS. Default "".
+    pub tls_key: PathBuf,
+}
+
+impl WsConfig {
+    /// The files of the certificate and its key; none where TLS is not spoken.
+    #[must_use]
+    pub fn tls_files(&self) -> Option<(&Path, &Path)> {
+        let off = self.tls_certificate.as_os_str().is_empty() || self.tls_key.as_os_str().is_empty();
+        (!off).then_some((&self.tls_certificate, &self.tls_key))
+    }
 }
 
 impl Default for WsConfig {
@@ -69,6 +84,8 @@ impl Default for WsConfig {
             max_handshakes: 512,
             allowed_origins: Vec::new(),
             max_connections_per_address: 0,
+            tls_certificate: PathBuf::new(),
+            tls_key: PathBuf::new(),
         }
     }
 }

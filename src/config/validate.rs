@@ -27,6 +27,7 @@ impl Config {
         self.words(&mut found);
         self.heartbeat_times(&mut found);
         self.listeners(&mut found);
+        self.tls_is_whole(&mut found);
         self.log_holds_a_message(&mut found);
         self.mailboxes_hold_one(&mut found);
         found.problems
@@ -117,6 +118,17 @@ impl Config {
                 self.grpc.listen
             );
             found.problems.push(Problem::of("grpc.listen", message).against("grpc.insecure"));
+        }
+    }
+
+    fn tls_is_whole(&self, found: &mut Findings) {
+        let (certificate, key) = (("ws.tls_certificate", &self.ws.tls_certificate), ("ws.tls_key", &self.ws.tls_key));
+        for ((missing, path), (given, other)) in [(certificate, key), (key, certificate)] {
+            if path.as_os_str().is_empty() && !other.as_os_str().is_empty() {
+                let message =
+                    format!("missing: {given} is {}, and one is of no use without the other", other.display());
+                found.problems.push(Problem::of(missing, message).against(given));
+            }
         }
     }
 

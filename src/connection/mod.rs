@@ -23,7 +23,7 @@ pub use admission::{Admission, Admissions, Entry, Full, MOST_PROVISIONAL, Provis
 pub use rate::Rates;
 pub use session::{Handshaken, Host, run};
 pub use sessions::Sessions;
-pub use socket::{FrameSocket, Inbound, SocketError};
+pub use socket::{AnySocket, FrameSocket, Inbound, SocketError};
 
 use std::time::Duration;
 

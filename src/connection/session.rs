@@ -49,7 +49,7 @@ pub async fn run(host: Arc<Host>, socket: impl FrameSocket, handshaken: Handshak
     if handshaken.reliable {
         // Of a kind that its session may change for another.
         // In a box of its own, or every plain connection would carry the room for it.
-        Box::pin(greet::run(host, Box::new(socket), handshaken, entry)).await;
+        Box::pin(greet::run(host, socket.boxed(), handshaken, entry)).await;
     } else {
         run_plain(host, socket, handshaken, entry).await;
     }

@@ -9,12 +9,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::{Entry, FrameSocket};
+use super::{AnySocket, Entry};
 use crate::log::Slot;
 use crate::registry::{Connection, signal};
-
-/// A socket of any kind: a session may go from one listener to another.
-pub(super) type AnySocket = Box<dyn FrameSocket>;
 
 /// What a session is resumed with: 128 bits from the system's source of randomness.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]

@@ -88,9 +88,24 @@ pub trait FrameSocket: Unpin + Send + 'static {
 
     /// Shuts the writing side down, then reads and drops bytes until the client's end.
     fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<()>;
+
+    /// The same, of a kind that may be changed for another.
+    fn boxed(self) -> AnySocket
+    where
+        Self: Sized,
+    {
+        Box::new(self)
+    }
 }
 
-impl FrameSocket for Box<dyn FrameSocket> {
+/// A socket of any kind: a session may go from one listener to another.
+pub type AnySocket = Box<dyn FrameSocket>;
+
+impl FrameSocket for AnySocket {
+    fn boxed(self) -> AnySocket {
+        self
+    }
+
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<Inbound, SocketError>> {
         (**self).poll_read(context)
     }

@@ -4,10 +4,12 @@ mod boundaries;
 mod handshake;
 mod short;
 mod socket;
+mod tls;
 mod wire;
 
 pub use handshake::HandshakeSettings;
 pub use socket::WsSocket;
+pub use tls::{Certificate, CertificateError, Tls};
 pub use wire::Wire;
 
 use std::convert::Infallible;
@@ -15,20 +17,24 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::{Instant, timeout, timeout_at};
 
-use crate::connection::{self, Admissions, Handshaken, Host};
+use crate::connection::{self, Admissions, AnySocket, Handshaken, Host};
 use crate::line::Line;
 use crate::log::LogHealth;
 use crate::metrics::Handshake;
 use handshake::{Denied, Granted, judge, switching};
+use tls::HandshakeError;
 
 /// The most header fields of a handshake; more are answered 431.
 const MAX_HEADERS: usize = 100;
@@ -49,6 +55,8 @@ pub struct WsServer {
     pub handshake: HandshakeSettings,
     /// How long one may take.
     pub handshake_timeout: Duration,
+    /// What TLS needs; none where it is not spoken.
+    pub tls: Option<Tls>,
     /// How many may be under way; beyond it, newcomers wait in the kernel's backlog.
     pub max_handshakes: usize,
     /// Whether the log can take newcomers.
@@ -78,16 +86,22 @@ pub async fn serve(listener: TcpListener, server: Arc<WsServer>) {
                     let shaken = tokio::select! {
                         // A handshake that dawdles must not hold a shutdown up.
                         () = server.host.draining.cancelled() => return,
-                        shaken = shake_hands(&server, stream, address) => shaken,
+                        shaken = take_in(&server, stream, address) => shaken,
                     };
-                    if let Some((socket, granted)) = shaken {
-                        drop(slot);
-                        let handshaken = Handshaken {
-                            client_id: granted.client_id,
-                            remote_address: address,
-                            reliable: granted.reliable,
-                        };
-                        connection::run(Arc::clone(&server.host), socket, handshaken, granted.entry).await;
+                    let Some((socket, granted)) = shaken else { return };
+                    drop(slot);
+                    let handshaken = Handshaken {
+                        client_id: granted.client_id,
+                        remote_address: address,
+                        reliable: granted.reliable,
+                    };
+                    let host = Arc::clone(&server.host);
+                    match socket {
+                        Socket::Plain(socket) => connection::run(host, socket, handshaken, granted.entry).await,
+                        // In a box of its own, or every plain connection would carry the room for it.
+                        Socket::Tls(socket) => {
+                            Box::pin(connection::run(host, socket, handshaken, granted.entry)).await;
+                        }
                     }
                 });
             }
@@ -110,9 +124,56 @@ struct Verdict {
     outcome: Option<Handshake>,
 }
 
-async fn shake_hands(server: &WsServer, stream: TcpStream, address: SocketAddr) -> Option<(WsSocket<Line>, Granted)> {
+/// A socket whose handshake is done.
+enum Socket {
+    Plain(WsSocket<Line>),
+    /// Boxed, since it is larger than what a plain one needs, and so are its keys.
+    Tls(AnySocket),
+}
+
+/// From a TCP connection to a WebSocket, or an answer that it is none.
+async fn take_in(server: &WsServer, stream: TcpStream, address: SocketAddr) -> Option<(Socket, Granted)> {
     // Small frames must not wait for each other; a socket that refuses this works all the same.
     let _ = stream.set_nodelay(true);
+    let max_message = server.host.settings.max_message;
+    let Some(tls) = &server.tls else {
+        let (stream, read_ahead, granted) = shake_hands(server, stream, address, server.handshake_timeout).await?;
+        return Some((Socket::Plain(WsSocket::new(Line::new(stream), &read_ahead, max_message)), granted));
+    };
+    let secure = async {
+        let deadline = Instant::now() + server.handshake_timeout;
+        let outcome = match timeout_at(deadline, tls.accept(Line::new(stream))).await {
+            Ok(Ok(stream)) => {
+                let left = deadline.saturating_duration_since(Instant::now());
+                let (stream, read_ahead, granted) = shake_hands(server, stream, address, left).await?;
+                let socket = WsSocket::new(*stream, &read_ahead, max_message);
+                return Some((Socket::Tls(Box::new(socket)), granted));
+            }
+            // Opened and closed, as health checks of load balancers do, or lost.
+            Ok(Err(HandshakeError::Io(_) | HandshakeError::Ended)) => return None,
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "no TLS with a client");
+                Handshake::TlsFailed
+            }
+            Err(_) => Handshake::TimedOut,
+        };
+        server.host.metrics.handshakes.of(outcome).inc();
+        None
+    };
+    // In a box of its own, or every plain handshake would carry the room for it.
+    Box::pin(secure).await
+}
+
+/// The HTTP handshake. What is left of the stream, what was read of it already, and what was granted; none if it was answered otherwise.
+async fn shake_hands<S>(
+    server: &WsServer,
+    stream: S,
+    address: SocketAddr,
+    time: Duration,
+) -> Option<(S, Bytes, Granted)>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let verdict = Arc::new(Mutex::new(Verdict::default()));
     let handler = service_fn(|mut request: Request<Incoming>| {
         let verdict = Arc::clone(&verdict);
@@ -139,12 +200,12 @@ async fn shake_hands(server: &WsServer, stream: TcpStream, address: SocketAddr) 
     });
     let http = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(server.handshake_timeout)
+        .header_read_timeout(time)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), handler)
         .with_upgrades();
-    let served = tokio::time::timeout(server.handshake_timeout, http).await;
+    let served = timeout(time, http).await;
     let Verdict { granted, outcome } = std::mem::take(&mut *verdict.lock().unwrap_or_else(PoisonError::into_inner));
     let count = |outcome| {
         server.host.metrics.handshakes.of(outcome).inc();
@@ -160,7 +221,7 @@ async fn shake_hands(server: &WsServer, stream: TcpStream, address: SocketAddr) 
         }
         return None;
     };
-    let upgraded = match tokio::time::timeout(server.handshake_timeout, upgrade).await {
+    let upgraded = match timeout(time, upgrade).await {
         Ok(Ok(upgraded)) => upgraded,
         // The answer could not be written, or not in time.
         _ => {
@@ -168,8 +229,7 @@ async fn shake_hands(server: &WsServer, stream: TcpStream, address: SocketAddr) 
             return None;
         }
     };
-    let parts = upgraded.downcast::<TokioIo<TcpStream>>().ok()?;
+    let parts = upgraded.downcast::<TokioIo<S>>().ok()?;
     count(Handshake::Upgraded);
-    let max_message = server.host.settings.max_message;
-    Some((WsSocket::new(Line::new(parts.io.into_inner()), &parts.read_buf, max_message), granted))
+    Some((parts.io.into_inner(), parts.read_buf, granted))
 }

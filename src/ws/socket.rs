@@ -266,6 +266,10 @@ impl<S: Wire> FrameSocket for WsSocket<S> {
                 Err(error) => return Poll::Ready(Err(SocketError::Lost(error.to_string()))),
             }
         }
+        // Under TLS the stream may have taken what the kernel has not.
+        if let Err(error) = ready!(Pin::new(&mut self.stream).poll_flush(context)) {
+            return Poll::Ready(Err(SocketError::Lost(error.to_string())));
+        }
         if self.written > 0 {
             self.out = Vec::new();
             self.written = 0;

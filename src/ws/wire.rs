@@ -19,7 +19,7 @@ pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
     ///
     /// # Errors
     /// Those of a read of a socket that does not block.
-    fn read_from_kernel(&self, _: &mut [u8]) -> io::Result<usize> {
+    fn read_from_kernel(&mut self, _: &mut [u8]) -> io::Result<usize> {
         Err(io::ErrorKind::WouldBlock.into())
     }
 
@@ -30,8 +30,8 @@ pub trait Wire: AsyncRead + AsyncWrite + Unpin + Send + 'static {
 }
 
 impl Wire for Line {
-    fn read_from_kernel(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.read_from_kernel(buffer)
+    fn read_from_kernel(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        Self::read_from_kernel(self, buffer)
     }
 
     fn line(&self) -> Option<Line> {

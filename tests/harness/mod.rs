@@ -7,6 +7,7 @@ pub mod client;
 pub mod events;
 pub mod http;
 pub mod process;
+pub mod tls;
 
 use std::net::SocketAddr;
 use std::ops::Deref;

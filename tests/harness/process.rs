@@ -80,7 +80,10 @@ impl Process {
             rest.split(ends).next().expect("an address").to_owned()
         };
         let address = |mark| after(mark, &[',', '/', '\n', ' ']).parse().expect("an address");
-        let (ws, admin, grpc) = (address("ws://"), address("http://"), after("gRPC on ", &[',']));
+        // ws or wss.
+        let ws = after("clients    ", &['\n']);
+        let ws = ws.split_once("://").expect("a URL").1.parse().expect("an address");
+        let (admin, grpc) = (address("http://"), after("gRPC on ", &[',']));
         let none = SocketAddr::from(([0, 0, 0, 0], 0));
         let backend = Backend { ws, grpc: grpc.parse().unwrap_or(none), admin, channel: channel(&grpc) };
         Self { child, banner, backend }

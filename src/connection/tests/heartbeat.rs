@@ -268,7 +268,7 @@ impl AsyncWrite for Delayed {
 }
 
 impl Wire for Delayed {
-    fn read_from_kernel(&self, buffer: &mut [u8]) -> std::io::Result<usize> {
+    fn read_from_kernel(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let mut kernel = self.kernel.lock().expect("not poisoned");
         if kernel.is_empty() {
             return Err(std::io::ErrorKind::WouldBlock.into());
