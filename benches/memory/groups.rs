@@ -27,15 +27,20 @@ pub const GROUPS: &[Group] = &[
         name: "identity (`ConnectionInfo`, `ClientId`)",
         marks: &["heartwire::event::ConnectionInfo>", "heartwire::ids::"],
     },
+    // The driver with the socket, and the codec's place, are inside it.
+    Group { name: "task with driver and socket", marks: &["runtime::task::core::Cell<"] },
+    Group {
+        name: "session: window, secret, what only it needs",
+        marks: &["driver::reliable", "connection::sessions", "registry::window", "socket::WsSocket<heartwire::line"],
+    },
     Group {
         name: "registry entry: the fold's slab and hash tables",
         marks: &["registry::fold", "heartwire::registry::join"],
     },
-    // The driver with the socket, and the codec's place, are inside it.
-    Group { name: "task with driver and socket", marks: &["runtime::task::core::Cell<"] },
     Group { name: "log", marks: &["heartwire::log"] },
-    // It is in the types of others, so it is asked last.
-    Group { name: "the line, which driver and senders share", marks: &["line::Line"] },
+    // Its type is in the names of others.
+    Group { name: "the line, which driver and senders share", marks: &["line::Line::new"] },
+    Group { name: "TLS: its keys and its state, and the socket that has them", marks: &["rustls::", "ws::tls"] },
     Group { name: OTHER, marks: &[] },
 ];
 

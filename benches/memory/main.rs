@@ -1,4 +1,4 @@
-//! Bytes of heap that a plain connection at rest takes, by what they are for, against their budget.
+//! Bytes of heap that a connection at rest takes, plain, over TLS and with a session, by what they are for, against their budget.
 //!
 //! `cargo bench --bench memory --profile dev`; see benches/README.md. A node with all its parts is run twice in a process of its own, with
 //! clients over loopback, the second time with twice as many: what the difference holds is what connections take, and nothing that is there
@@ -10,6 +10,7 @@
 mod budget;
 mod crowd;
 mod groups;
+mod kind;
 mod point;
 
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use std::process::{Command, ExitCode};
 
 use budget::Budgets;
 use groups::{GROUPS, Held};
+use kind::Kind;
 
 /// Notes who allocated what.
 #[global_allocator]
@@ -29,7 +31,9 @@ fn main() -> ExitCode {
     // cargo passes `--bench` first.
     let arguments: Vec<_> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
     let outcome = match arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["point", connections, file] => point::hold(connections, Path::new(file)).map(|()| ExitCode::SUCCESS),
+        ["point", kind, connections, file] => {
+            point::hold(kind, connections, Path::new(file)).map(|()| ExitCode::SUCCESS)
+        }
         [] => judge(false),
         ["--sites"] => judge(true),
         _ => Err("the only argument there is is --sites".to_owned()),
@@ -41,13 +45,14 @@ fn main() -> ExitCode {
 }
 
 /// What is held with so many connections, as another process has found.
-fn held(connections: usize) -> Result<Held, String> {
-    let file: PathBuf = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/bench/heap.{connections}.json"));
+fn held(kind: Kind, connections: usize) -> Result<Held, String> {
+    let file: PathBuf =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("target/bench/heap.{}.{connections}.json", kind.name()));
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
     }
     let program = std::env::current_exe().map_err(|error| format!("this program is not to be found: {error}"))?;
-    let run = Command::new(program).args(["point", &connections.to_string()]).arg(&file).status();
+    let run = Command::new(program).args(["point", kind.name(), &connections.to_string()]).arg(&file).status();
     let status = run.map_err(|error| format!("cannot be run: {error}"))?;
     if !status.success() {
         return Err(format!("the run with {connections} connections failed: {status}"));
@@ -57,10 +62,21 @@ fn held(connections: usize) -> Result<Held, String> {
 
 fn judge(sites: bool) -> Result<ExitCode, String> {
     let budgets = Budgets::read("bytes")?;
+    let mut measured = Vec::new();
+    for kind in Kind::ALL {
+        let (bytes, blocks) = measure(kind, sites)?;
+        measured.push((format!("{}_bytes", kind.name()), bytes));
+        measured.push((format!("{}_blocks", kind.name()), blocks));
+    }
+    Ok(budgets.judge("a connection", &measured, true))
+}
+
+/// Measures one kind and tells what it is made of; bytes and blocks.
+fn measure(kind: Kind, sites: bool) -> Result<(f64, f64), String> {
     let [fewer, more] = POINTS;
-    let (first, second) = (held(fewer)?, held(more)?);
+    let (first, second) = (held(kind, fewer)?, held(kind, more)?);
     let each = |more: i64, less: i64| (more - less) as f64 / (POINTS[1] - POINTS[0]) as f64;
-    println!("A plain connection at rest, from {fewer} to {more} of them, ids of 16 bytes, the log full beforehand:\n");
+    println!("{} at rest, from {fewer} to {more} of them, ids of 16 bytes, the log full beforehand:\n", kind.title());
     println!("| for | bytes | blocks |");
     println!("|---|---:|---:|");
     let mut total = (0.0, 0.0);
@@ -81,6 +97,5 @@ fn judge(sites: bool) -> Result<ExitCode, String> {
         }
         println!();
     }
-    let measured = [("bytes".to_owned(), total.0), ("blocks".to_owned(), total.1)];
-    Ok(budgets.judge("a connection", &measured, true))
+    Ok(total)
 }

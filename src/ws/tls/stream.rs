@@ -490,7 +490,8 @@ mod tests {
                 },
                 client.read_exact(&mut heard)
             );
-            (written.expect("writes"), read.expect("readable"));
+            written.expect("writes");
+            read.expect("readable");
             assert_eq!(heard, said);
             assert!(is_at_rest(&server));
         }
@@ -528,7 +529,8 @@ mod tests {
         assert!(server.outgoing.len() < MOST_PLAINTEXT + OVERHEAD);
         let mut heard = vec![0; MOST_PLAINTEXT];
         let (flushed, read) = tokio::join!(server.flush(), client.read_exact(&mut heard));
-        (flushed.expect("flushed"), read.expect("readable"));
+        flushed.expect("flushed");
+        read.expect("readable");
         assert!(is_at_rest(&server));
     }
 
@@ -545,7 +547,8 @@ mod tests {
         let mut heard = vec![0; 10_004];
         let (flushed, read) =
             tokio::join!(poll_fn(|context| socket.poll_flush(context)), client.read_exact(&mut heard));
-        (flushed.expect("flushed"), read.expect("readable"));
+        flushed.expect("flushed");
+        read.expect("readable");
         assert!(socket.is_idle());
     }
 
