@@ -1,6 +1,7 @@
 //! What a scenario is given: one server's description, what was asked for, and ways to set the scene.
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::args::Options;
@@ -8,6 +9,7 @@ use crate::backend::{Backend, Targets};
 use crate::crowd::{Crowd, Plan};
 use crate::peers::Peer;
 use crate::process::{Ports, Server, Settings};
+use crate::tls::Tls;
 
 /// Time for any crowd to be connected.
 const CONNECT_LIMIT: Duration = Duration::from_secs(120);
@@ -24,6 +26,10 @@ pub struct Stage<'a> {
     pub directory: PathBuf,
     /// Between a client's heartbeats; the timeout is twice that.
     pub interval: Duration,
+    /// With it the clients speak TLS.
+    pub tls: Option<&'a Tls>,
+    /// What the server agreed on in its TLS handshakes, once it has.
+    pub agreed: OnceLock<String>,
 }
 
 impl Stage<'_> {
@@ -50,7 +56,8 @@ impl Stage<'_> {
     pub fn start_at(&self, ports: Ports) -> Result<Server, String> {
         // Its own come last, so that they hold.
         let set = self.options.set.iter().chain(&self.peer.set).cloned().collect();
-        let settings = Settings { interval: self.interval, timeout: self.timeout(), set };
+        let tls = self.tls.map(|tls| tls.write(&self.directory)).transpose()?;
+        let settings = Settings { interval: self.interval, timeout: self.timeout(), set, tls };
         Server::start(self.peer, &settings, ports, &self.directory)
     }
 
@@ -62,6 +69,7 @@ impl Stage<'_> {
             prefix,
             timeout: self.timeout(),
             generation: 0,
+            tls: self.tls.map(|tls| tls.trust.clone()),
         };
         Crowd::new(plan, count).map_err(|error| format!("cannot make clients: {error}"))
     }
@@ -78,7 +86,14 @@ impl Stage<'_> {
 
     /// How many attempts failed and were made again.
     pub fn connect(&self, crowd: &mut Crowd, range: std::ops::Range<usize>, in_flight: usize) -> Result<u64, String> {
-        crowd.connect(range, in_flight, CONNECT_LIMIT)
+        let failures = crowd.connect(range, in_flight, CONNECT_LIMIT)?;
+        if self.agreed.get().is_none()
+            && let Some(agreed) = crowd.agreed()
+        {
+            // Somebody else's answer is as good.
+            let _ = self.agreed.set(agreed);
+        }
+        Ok(failures)
     }
 
     /// `None` for a server that has no backend's side.

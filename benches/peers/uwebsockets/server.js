@@ -2,9 +2,10 @@
 'use strict';
 const uws = require('@trufflesuite/uws-js-unofficial');
 
-const { PORT, TIMEOUT_MS } = process.env;
+const { PORT, TIMEOUT_MS, TLS_CERT, TLS_KEY } = process.env;
 
-uws.App().ws('/*', {
+const app = TLS_CERT ? uws.SSLApp({ cert_file_name: TLS_CERT, key_file_name: TLS_KEY }) : uws.App();
+app.ws('/*', {
   compression: uws.DISABLED,
   // In seconds; 0 or at least 8.
   idleTimeout: Math.max(8, Math.round(Number(TIMEOUT_MS) / 1000)),
