@@ -102,6 +102,10 @@ pub struct Options {
     #[arg(long)]
     pub tls: bool,
 
+    /// The clients hold sessions of `heartwire.v1.json`; only Heartwire takes part then, and only in some scenarios
+    #[arg(long)]
+    pub sessions: bool,
+
     /// Directory for the JSON, the plots and the servers' own output [default: target/bench]
     #[arg(long)]
     pub out: Option<PathBuf>,

@@ -42,7 +42,18 @@ pub struct About {
     #[serde(default)]
     pub plain_only: BTreeSet<String>,
     pub client: Dialect,
+    /// What its clients do with `--sessions`.
+    pub sessions: Option<Sessions>,
     pub control: Option<Control>,
+}
+
+/// Clients that hold sessions, which outlive their sockets.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sessions {
+    /// The scenarios whose clients can.
+    pub scenarios: BTreeSet<String>,
+    pub client: Dialect,
 }
 
 /// The backend's side of a server.

@@ -77,6 +77,9 @@ pub struct Report {
     /// Whether the clients spoke TLS; runs that were recorded before did not.
     #[serde(default)]
     pub tls: bool,
+    /// Whether they held sessions.
+    #[serde(default)]
+    pub sessions: bool,
     pub rounds: u16,
     pub reference: Option<String>,
     pub host: Host,

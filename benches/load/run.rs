@@ -112,18 +112,9 @@ fn measure(
     let mut skipped = Vec::new();
     let mut taking_part = Vec::new();
     for peer in peers {
-        match peer.version() {
-            _ if !peer.about.scenarios.contains(scenario.name) => {
-                skipped.push(format!("{}, which has nothing to compare in this scenario", peer.name));
-            }
-            _ if options.tls && (!peer.about.tls || peer.about.plain_only.contains(scenario.name)) => {
-                skipped.push(format!("{}, which cannot do this over TLS here", peer.name));
-            }
-            None => skipped.push(format!(
-                "{}, which is not installed (`cargo bench --bench load -- install {}`)",
-                peer.name, peer.name
-            )),
-            Some(version) => taking_part.push((
+        match takes_part(peer, scenario, options) {
+            Err(why) => skipped.push(format!("{}, which {why}", peer.name)),
+            Ok(version) => taking_part.push((
                 peer,
                 ServerResults {
                     name: peer.name.clone(),
@@ -175,12 +166,31 @@ fn measure(
         ),
         settings: options.set.clone(),
         tls: options.tls,
+        sessions: options.sessions,
         rounds: options.rounds,
         reference,
         host,
         servers,
         skipped,
     }
+}
+
+/// The version of a server that can do what is asked for, or why it is left out.
+fn takes_part(peer: &Peer, scenario: &Scenario, options: &Options) -> Result<String, String> {
+    let about = &peer.about;
+    if !about.scenarios.contains(scenario.name) {
+        return Err("has nothing to compare in this scenario".to_owned());
+    }
+    if options.tls && (!about.tls || about.plain_only.contains(scenario.name)) {
+        return Err("cannot do this over TLS here".to_owned());
+    }
+    if options.sessions {
+        let sessions = about.sessions.as_ref().ok_or("has no sessions")?;
+        if !sessions.scenarios.contains(scenario.name) {
+            return Err("cannot do this with sessions here".to_owned());
+        }
+    }
+    peer.version().ok_or_else(|| format!("is not installed (`cargo bench --bench load -- install {}`)", peer.name))
 }
 
 /// The server's own directory in this round.

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::args::Options;
 use crate::backend::{Backend, Targets};
 use crate::crowd::{Crowd, Plan};
+use crate::dialect::{Beat, Dialect};
 use crate::peers::Peer;
 use crate::process::{Ports, Server, Settings};
 use crate::tls::Tls;
@@ -61,11 +62,44 @@ impl Stage<'_> {
         Server::start(self.peer, &settings, ports, &self.directory)
     }
 
+    /// What the clients that are measured speak.
+    fn dialect(&self) -> &Dialect {
+        match &self.peer.about.sessions {
+            Some(sessions) if self.options.sessions => &sessions.client,
+            _ => &self.peer.about.client,
+        }
+    }
+
+    /// The ways in which they heartbeat.
+    pub fn beats(&self) -> &[Beat] {
+        &self.dialect().heartbeats
+    }
+
+    /// The first of them, where a scenario has only one.
+    pub fn beat(&self) -> Result<Beat, String> {
+        self.beats().first().copied().ok_or_else(|| "no heartbeat is known".to_owned())
+    }
+
     /// Clients that are not connected yet.
     pub fn clients(&self, server: &Server, prefix: char, count: usize) -> Result<Crowd, String> {
+        self.clients_who_speak(self.dialect(), server, prefix, count)
+    }
+
+    /// The same, but they never hold sessions: for those who are there only so that there is something in the log.
+    pub fn plain_clients(&self, server: &Server, prefix: char, count: usize) -> Result<Crowd, String> {
+        self.clients_who_speak(&self.peer.about.client, server, prefix, count)
+    }
+
+    fn clients_who_speak(
+        &self,
+        dialect: &Dialect,
+        server: &Server,
+        prefix: char,
+        count: usize,
+    ) -> Result<Crowd, String> {
         let plan = Plan {
             server: server.ws,
-            dialect: self.peer.about.client.in_scenario(self.scenario),
+            dialect: dialect.in_scenario(self.scenario),
             prefix,
             timeout: self.timeout(),
             generation: 0,

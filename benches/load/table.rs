@@ -25,6 +25,11 @@ pub fn text(report: &Report) -> String {
             "Over TLS: clients verify a certificate with an ECDSA key on P-256, and every handshake is a full one. The backend's side is plain.\n"
         ));
     }
+    if report.sessions {
+        line(format_args!(
+            "With sessions: clients speak `heartwire.v1.json`, begin with `hello`, heartbeat by its envelope, and acknowledge each message.\n"
+        ));
+    }
     line(format_args!("| metric | server | median | range | ratio |"));
     line(format_args!("|---|---|--:|--:|--:|"));
     for (metric, connections) in metrics(report) {
