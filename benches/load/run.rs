@@ -29,7 +29,7 @@ pub fn list() -> Result<(), String> {
         let version = peer.version().unwrap_or_else(|| "not installed".to_owned());
         let scenarios: Vec<_> = peer.about.scenarios.iter().map(String::as_str).collect();
         println!(
-            "  {:<12} {} {version}\n  {:<12} takes part in: {}",
+            "  {:<17} {} {version}\n  {:<17} takes part in: {}",
             peer.name,
             peer.about.title,
             "",
