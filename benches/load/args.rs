@@ -97,6 +97,15 @@ pub struct Options {
     #[arg(long, value_name = "SECTION.KEY=VALUE")]
     pub set: Vec<String>,
 
+    /// The clients speak TLS, with a certificate that is made for the run, and every handshake is a full one. Servers that cannot are
+    /// left out; the backend's side stays as it is
+    #[arg(long)]
+    pub tls: bool,
+
+    /// The clients hold sessions of `heartwire.v1.json`; only Heartwire takes part then, and only in some scenarios
+    #[arg(long)]
+    pub sessions: bool,
+
     /// Directory for the JSON, the plots and the servers' own output [default: target/bench]
     #[arg(long)]
     pub out: Option<PathBuf>,

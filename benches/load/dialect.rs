@@ -61,6 +61,8 @@ impl Dialect {
                 }
             }),
             Protocol::Anycable => Step::Wait,
+            // The handshake has named the client.
+            Protocol::Session => Step::Say(frames::masked(Opcode::Text, br#"{"type":"hello"}"#)),
         }
     }
 
@@ -81,10 +83,11 @@ impl Dialect {
                 Step::Say(frames::masked(Opcode::Text, subscribe.to_string().as_bytes()))
             }
             (Protocol::Anycable, Some(_)) => open_if(has("\"confirm_subscription\"")),
+            (Protocol::Session, _) => open_if(payload.starts_with(br#"{"type":"hello""#)),
         }
     }
 
-    /// What a client must answer to a message from the server if it is to be taken for alive.
+    /// What a client must answer to a message from the server if it is to be taken for alive, or sent more.
     pub fn answer(&self, payload: &[u8]) -> Option<Vec<u8>> {
         match self.protocol {
             Protocol::Plain | Protocol::Mqtt => None,
@@ -96,12 +99,24 @@ impl Dialect {
                     && payload.starts_with(br#"{"type":"ping""#);
                 asks.then(|| frames::masked(Opcode::Text, br#"{"command":"pong"}"#))
             }
+            // Each message by itself, at once: heartbeats could acknowledge them too, but the server keeps few that are not.
+            Protocol::Session => {
+                let ack = format!(r#"{{"type":"ack","received":{}}}"#, sequence(payload)?);
+                Some(frames::masked(Opcode::Text, ack.as_bytes()))
+            }
         }
     }
 
     fn channel(&self, id: &str) -> Option<String> {
         self.subscribes.as_ref().map(|channel| channel.replace("{id}", id))
     }
+}
+
+/// The number of a session's message; `None` if it is another envelope.
+fn sequence(payload: &[u8]) -> Option<u64> {
+    let rest = payload.strip_prefix(br#"{"type":"message","seq":"#)?;
+    let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    std::str::from_utf8(&rest[..digits]).ok()?.parse().ok()
 }
 
 const CENTRIFUGO_CONNECT: &str = r#"{"id":1,"connect":{}}"#;
@@ -131,6 +146,8 @@ pub enum Protocol {
     Centrifugo,
     /// Action Cable: the server says welcome; `subscribe`, confirmed.
     Anycable,
+    /// `heartwire.v1.json`: `hello`, answered; messages are acknowledged.
+    Session,
 }
 
 /// A way of heartbeating.
@@ -143,6 +160,9 @@ pub enum Beat {
     Ping,
     /// MQTT PINGREQ, answered by PINGRESP.
     Mqtt,
+    /// The envelope of a session, answered by one of the server. Those that the server sends by itself look the same and are taken for
+    /// answers too: in an interval there is one of them for each client.
+    Envelope,
 }
 
 impl Beat {
@@ -151,6 +171,7 @@ impl Beat {
             Self::Text => "text",
             Self::Ping => "Ping",
             Self::Mqtt => "PINGREQ",
+            Self::Envelope => "envelope",
         }
     }
 
@@ -159,6 +180,7 @@ impl Beat {
             Self::Text => frames::masked(Opcode::Text, b"heartbeat"),
             Self::Ping => frames::masked(Opcode::Ping, b"beat"),
             Self::Mqtt => frames::masked(Opcode::Binary, &[0xc0, 0]),
+            Self::Envelope => frames::masked(Opcode::Text, br#"{"type":"heartbeat"}"#),
         }
     }
 
@@ -168,6 +190,7 @@ impl Beat {
             Self::Text => false,
             Self::Ping => opcode == Opcode::Pong,
             Self::Mqtt => opcode == Opcode::Binary && payload.first() == Some(&0xd0),
+            Self::Envelope => opcode == Opcode::Text && payload.starts_with(br#"{"type":"heartbeat""#),
         }
     }
 

@@ -25,6 +25,7 @@ mod run;
 mod scenarios;
 mod stage;
 mod table;
+mod tls;
 
 use std::process::ExitCode;
 

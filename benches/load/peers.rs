@@ -35,8 +35,25 @@ pub struct About {
     pub scenarios: BTreeSet<String>,
     /// What it does not do that Heartwire does, or does otherwise: a footnote of each table.
     pub differs: Vec<String>,
+    /// Whether it serves TLS where the environment names `TLS_CERT` and `TLS_KEY`.
+    #[serde(default)]
+    pub tls: bool,
+    /// The scenarios that it takes no part in over TLS.
+    #[serde(default)]
+    pub plain_only: BTreeSet<String>,
     pub client: Dialect,
+    /// What its clients do with `--sessions`.
+    pub sessions: Option<Sessions>,
     pub control: Option<Control>,
+}
+
+/// Clients that hold sessions, which outlive their sockets.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sessions {
+    /// The scenarios whose clients can.
+    pub scenarios: BTreeSet<String>,
+    pub client: Dialect,
 }
 
 /// The backend's side of a server.
@@ -54,11 +71,11 @@ pub struct Control {
 pub enum ControlKind {
     /// gRPC, `heartwire.v1` or the part of it that the scenarios use.
     Heartwire,
-    /// HTTP POST to nchan.
+    /// HTTP POST to nchan, on the port that is for gRPC elsewhere.
     Nchan,
     /// Centrifugo's gRPC API.
     Centrifugo,
-    /// AnyCable's HTTP broadcasting, on the port that is for gRPC elsewhere.
+    /// AnyCable's HTTP broadcasting, on the same.
     Anycable,
 }
 

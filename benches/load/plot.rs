@@ -107,8 +107,10 @@ fn svg(report: &Report, metric: &str, unit: &str) -> String {
     put(format_args!(
         r#"<text class="faint" x="{LEFT}" y="43" font-size="12">{}</text>"#,
         escape(&format!(
-            "medians and ranges, rounds: {}; {}, Linux {}, {} cores{}",
+            "medians and ranges, rounds: {}{}{}; {}, Linux {}, {} cores{}",
             report.rounds,
+            if report.tls { "; over TLS" } else { "" },
+            if report.sessions { "; with sessions" } else { "" },
             report.host.date.split('T').next().unwrap_or_default(),
             report.host.kernel,
             report.host.cores,

@@ -13,6 +13,7 @@ use nix::time::clock_getcpuclockid;
 use nix::unistd::Pid;
 
 use crate::peers::Peer;
+use crate::tls::Files;
 
 /// How long a server may take until it serves.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -38,6 +39,8 @@ pub struct Settings {
     pub timeout: Duration,
     /// `section.key=value` of Heartwire's configuration.
     pub set: Vec<String>,
+    /// What it shows to clients that speak TLS; without it they do not.
+    pub tls: Option<Files>,
 }
 
 /// Where a server listens; given again, a new one comes up in the place of an old one.
@@ -68,6 +71,15 @@ impl Server {
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("HEARTWIRE_")) {
             script.env_remove(name);
         }
+        for (name, path) in [
+            ("TLS_CERT", settings.tls.as_ref().map(|files| &files.certificate)),
+            ("TLS_KEY", settings.tls.as_ref().map(|files| &files.key)),
+        ] {
+            match path {
+                Some(path) => script.env(name, path),
+                None => script.env_remove(name),
+            };
+        }
         let begin = Instant::now();
         let child = script
             .env("PORT", ports.ws.to_string())
@@ -84,7 +96,7 @@ impl Server {
         let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut server =
             Self { child, pids: OnceLock::new(), ws: at(ports.ws), grpc: at(ports.grpc), started_in: Duration::ZERO };
-        server.wait_until_ready(begin, peer.about.control.is_some_and(|control| control.kind.has_port()), directory)?;
+        server.wait_until_ready(begin, peer.about.control.is_some(), directory)?;
         Ok(server)
     }
 
@@ -170,13 +182,6 @@ impl Drop for Server {
             }
         }
         let _ = self.child.wait();
-    }
-}
-
-impl crate::peers::ControlKind {
-    /// Whether it has a port of its own.
-    fn has_port(self) -> bool {
-        self != Self::Nchan
     }
 }
 

@@ -56,6 +56,9 @@ pub struct ServerResults {
     pub title: String,
     pub version: String,
     pub differs: Vec<String>,
+    /// What it agreed on in TLS handshakes, in words.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub tls: Option<String>,
     pub series: Vec<Series>,
     pub remarks: Vec<String>,
     /// Why it has no values, or not of all rounds.
@@ -71,6 +74,12 @@ pub struct Report {
     pub parameters: String,
     /// Settings of Heartwire that are not its defaults.
     pub settings: Vec<String>,
+    /// Whether the clients spoke TLS; runs that were recorded before did not.
+    #[serde(default)]
+    pub tls: bool,
+    /// Whether they held sessions.
+    #[serde(default)]
+    pub sessions: bool,
     pub rounds: u16,
     pub reference: Option<String>,
     pub host: Host,

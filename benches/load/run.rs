@@ -1,6 +1,7 @@
 //! The commands: every server in turn, round after round, and what came of it.
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::args::Options;
@@ -9,6 +10,7 @@ use crate::peers::{JOURNALLED, Peer, repository};
 use crate::results::{Outcome, Report, ServerResults};
 use crate::scenarios::{self, Scenario};
 use crate::stage::Stage;
+use crate::tls::Tls;
 use crate::{plot, record, table};
 
 /// Descriptors besides the connections' own.
@@ -27,7 +29,7 @@ pub fn list() -> Result<(), String> {
         let version = peer.version().unwrap_or_else(|| "not installed".to_owned());
         let scenarios: Vec<_> = peer.about.scenarios.iter().map(String::as_str).collect();
         println!(
-            "  {:<12} {} {version}\n  {:<12} takes part in: {}",
+            "  {:<17} {} {version}\n  {:<17} takes part in: {}",
             peer.name,
             peer.about.title,
             "",
@@ -81,9 +83,10 @@ pub fn run(options: &Options) -> Result<(), String> {
         ));
     }
     let out = options.out.clone().unwrap_or_else(|| repository().join("target/bench"));
+    let tls = options.tls.then(Tls::new).transpose()?;
     let mut nothing = Vec::new();
     for scenario in chosen {
-        let report = measure(scenario, &peers, options, &out, Host::here(descriptors));
+        let report = measure(scenario, &peers, options, tls.as_ref(), &out, Host::here(descriptors));
         println!("{}", table::text(&report));
         println!("Recorded in {}", record::write(&report, &out)?.display());
         if report.servers.iter().any(|server| server.series.iter().any(|series| series.connections.is_some())) {
@@ -98,25 +101,27 @@ pub fn run(options: &Options) -> Result<(), String> {
     if nothing.is_empty() { Ok(()) } else { Err(format!("nothing could be measured in: {}", nothing.join(", "))) }
 }
 
-fn measure(scenario: &Scenario, peers: &[Peer], options: &Options, out: &std::path::Path, host: Host) -> Report {
+fn measure(
+    scenario: &Scenario,
+    peers: &[Peer],
+    options: &Options,
+    tls: Option<&Tls>,
+    out: &std::path::Path,
+    host: Host,
+) -> Report {
     let mut skipped = Vec::new();
     let mut taking_part = Vec::new();
     for peer in peers {
-        match peer.version() {
-            _ if !peer.about.scenarios.contains(scenario.name) => {
-                skipped.push(format!("{}, which has nothing to compare in this scenario", peer.name));
-            }
-            None => skipped.push(format!(
-                "{}, which is not installed (`cargo bench --bench load -- install {}`)",
-                peer.name, peer.name
-            )),
-            Some(version) => taking_part.push((
+        match takes_part(peer, scenario, options) {
+            Err(why) => skipped.push(format!("{}, which {why}", peer.name)),
+            Ok(version) => taking_part.push((
                 peer,
                 ServerResults {
                     name: peer.name.clone(),
                     title: peer.about.title.clone(),
                     version,
                     differs: peer.about.differs.clone(),
+                    tls: None,
                     series: Vec::new(),
                     remarks: Vec::new(),
                     failures: Vec::new(),
@@ -129,7 +134,8 @@ fn measure(scenario: &Scenario, peers: &[Peer], options: &Options, out: &std::pa
         for (peer, results) in &mut taking_part {
             let begin = Instant::now();
             let directory = scratch(out, scenario, peer, round);
-            let stage = Stage { peer, scenario: scenario.name, options, directory, interval };
+            let stage =
+                Stage { peer, scenario: scenario.name, options, directory, interval, tls, agreed: OnceLock::new() };
             eprint!("{} round {round}/{} {} ...", scenario.name, options.rounds, peer.name);
             match (scenario.run)(&stage) {
                 Ok(outcome) => {
@@ -141,6 +147,7 @@ fn measure(scenario: &Scenario, peers: &[Peer], options: &Options, out: &std::pa
                     results.failures.push(format!("round {round}: {reason}"));
                 }
             }
+            results.tls = results.tls.take().or(stage.agreed.into_inner());
             std::thread::sleep(PAUSE);
         }
     }
@@ -158,12 +165,32 @@ fn measure(scenario: &Scenario, peers: &[Peer], options: &Options, out: &std::pa
             humantime::format_duration(interval)
         ),
         settings: options.set.clone(),
+        tls: options.tls,
+        sessions: options.sessions,
         rounds: options.rounds,
         reference,
         host,
         servers,
         skipped,
     }
+}
+
+/// The version of a server that can do what is asked for, or why it is left out.
+fn takes_part(peer: &Peer, scenario: &Scenario, options: &Options) -> Result<String, String> {
+    let about = &peer.about;
+    if !about.scenarios.contains(scenario.name) {
+        return Err("has nothing to compare in this scenario".to_owned());
+    }
+    if options.tls && (!about.tls || about.plain_only.contains(scenario.name)) {
+        return Err("cannot do this over TLS here".to_owned());
+    }
+    if options.sessions {
+        let sessions = about.sessions.as_ref().ok_or("has no sessions")?;
+        if !sessions.scenarios.contains(scenario.name) {
+            return Err("cannot do this with sessions here".to_owned());
+        }
+    }
+    peer.version().ok_or_else(|| format!("is not installed (`cargo bench --bench load -- install {}`)", peer.name))
 }
 
 /// The server's own directory in this round.

@@ -1,13 +1,16 @@
 //! What a scenario is given: one server's description, what was asked for, and ways to set the scene.
 
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use crate::args::Options;
 use crate::backend::{Backend, Targets};
 use crate::crowd::{Crowd, Plan};
+use crate::dialect::{Beat, Dialect};
 use crate::peers::Peer;
 use crate::process::{Ports, Server, Settings};
+use crate::tls::Tls;
 
 /// Time for any crowd to be connected.
 const CONNECT_LIMIT: Duration = Duration::from_secs(120);
@@ -24,6 +27,10 @@ pub struct Stage<'a> {
     pub directory: PathBuf,
     /// Between a client's heartbeats; the timeout is twice that.
     pub interval: Duration,
+    /// With it the clients speak TLS.
+    pub tls: Option<&'a Tls>,
+    /// What the server agreed on in its TLS handshakes, once it has.
+    pub agreed: OnceLock<String>,
 }
 
 impl Stage<'_> {
@@ -50,18 +57,53 @@ impl Stage<'_> {
     pub fn start_at(&self, ports: Ports) -> Result<Server, String> {
         // Its own come last, so that they hold.
         let set = self.options.set.iter().chain(&self.peer.set).cloned().collect();
-        let settings = Settings { interval: self.interval, timeout: self.timeout(), set };
+        let tls = self.tls.map(|tls| tls.write(&self.directory)).transpose()?;
+        let settings = Settings { interval: self.interval, timeout: self.timeout(), set, tls };
         Server::start(self.peer, &settings, ports, &self.directory)
+    }
+
+    /// What the clients that are measured speak.
+    fn dialect(&self) -> &Dialect {
+        match &self.peer.about.sessions {
+            Some(sessions) if self.options.sessions => &sessions.client,
+            _ => &self.peer.about.client,
+        }
+    }
+
+    /// The ways in which they heartbeat.
+    pub fn beats(&self) -> &[Beat] {
+        &self.dialect().heartbeats
+    }
+
+    /// The first of them, where a scenario has only one.
+    pub fn beat(&self) -> Result<Beat, String> {
+        self.beats().first().copied().ok_or_else(|| "no heartbeat is known".to_owned())
     }
 
     /// Clients that are not connected yet.
     pub fn clients(&self, server: &Server, prefix: char, count: usize) -> Result<Crowd, String> {
+        self.clients_who_speak(self.dialect(), server, prefix, count)
+    }
+
+    /// The same, but they never hold sessions: for those who are there only so that there is something in the log.
+    pub fn plain_clients(&self, server: &Server, prefix: char, count: usize) -> Result<Crowd, String> {
+        self.clients_who_speak(&self.peer.about.client, server, prefix, count)
+    }
+
+    fn clients_who_speak(
+        &self,
+        dialect: &Dialect,
+        server: &Server,
+        prefix: char,
+        count: usize,
+    ) -> Result<Crowd, String> {
         let plan = Plan {
             server: server.ws,
-            dialect: self.peer.about.client.in_scenario(self.scenario),
+            dialect: dialect.in_scenario(self.scenario),
             prefix,
             timeout: self.timeout(),
             generation: 0,
+            tls: self.tls.map(|tls| tls.trust.clone()),
         };
         Crowd::new(plan, count).map_err(|error| format!("cannot make clients: {error}"))
     }
@@ -78,7 +120,14 @@ impl Stage<'_> {
 
     /// How many attempts failed and were made again.
     pub fn connect(&self, crowd: &mut Crowd, range: std::ops::Range<usize>, in_flight: usize) -> Result<u64, String> {
-        crowd.connect(range, in_flight, CONNECT_LIMIT)
+        let failures = crowd.connect(range, in_flight, CONNECT_LIMIT)?;
+        if self.agreed.get().is_none()
+            && let Some(agreed) = crowd.agreed()
+        {
+            // Somebody else's answer is as good.
+            let _ = self.agreed.set(agreed);
+        }
+        Ok(failures)
     }
 
     /// `None` for a server that has no backend's side.

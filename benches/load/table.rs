@@ -20,6 +20,16 @@ pub fn text(report: &Report) -> String {
     if host.profile == "debug" {
         line(format_args!("**A debug build: this shows that the scenario works, and no speed.**\n"));
     }
+    if report.tls {
+        line(format_args!(
+            "Over TLS: clients verify a certificate with an ECDSA key on P-256, and every handshake is a full one. The backend's side is plain.\n"
+        ));
+    }
+    if report.sessions {
+        line(format_args!(
+            "With sessions: clients speak `heartwire.v1.json`, begin with `hello`, heartbeat by its envelope, and acknowledge each message.\n"
+        ));
+    }
     line(format_args!("| metric | server | median | range | ratio |"));
     line(format_args!("|---|---|--:|--:|--:|"));
     for (metric, connections) in metrics(report) {
@@ -48,6 +58,9 @@ pub fn text(report: &Report) -> String {
     }
     for server in &report.servers {
         line(format_args!("- **{}**: {} {}.", server.name, server.title, server.version));
+        if let Some(agreed) = &server.tls {
+            line(format_args!("  - TLS: {agreed}."));
+        }
         for differs in &server.differs {
             line(format_args!("  - Differs: {differs}."));
         }

@@ -29,7 +29,6 @@ const CALL_LIMIT: Duration = Duration::from_secs(10);
 pub struct Backend {
     runtime: Runtime,
     kind: ControlKind,
-    server: std::net::SocketAddr,
     grpc: std::net::SocketAddr,
     channel: Option<Channel>,
 }
@@ -121,7 +120,7 @@ impl Backend {
             .enable_all()
             .build()
             .map_err(|error| format!("cannot start the backend: {error}"))?;
-        let mut backend = Self { runtime, kind: control.kind, server: server.ws, grpc: server.grpc, channel: None };
+        let mut backend = Self { runtime, kind: control.kind, grpc: server.grpc, channel: None };
         if control.kind == ControlKind::Heartwire {
             backend.channel = Some(backend.another_channel()?);
         }

@@ -81,7 +81,7 @@ impl Backend {
             ControlKind::Centrifugo => {
                 Post::Centrifugo(self.runtime.block_on(Calls::open(self.grpc, CENTRIFUGO_PUBLISH))?)
             }
-            ControlKind::Nchan => Post::Http(Pool::new(self.server, Api::Nchan)),
+            ControlKind::Nchan => Post::Http(Pool::new(self.grpc, Api::Nchan)),
             ControlKind::Anycable => Post::Http(Pool::new(self.grpc, Api::Anycable)),
         })
     }

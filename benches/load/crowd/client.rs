@@ -1,12 +1,15 @@
 //! One client: from the connect to the close.
 
-use std::io::{self, Read as _, Write as _};
+use std::io;
 
 use mio::net::TcpStream;
+use rustls::ClientConnection;
 
+use super::wire::Wire;
 use super::{Plan, Seen};
 use crate::dialect::Step;
 use crate::frames::{self, Answer, Opcode};
+use crate::tls;
 
 /// Where a client is in its life.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -23,6 +26,8 @@ enum Phase {
 #[derive(Default)]
 pub(super) struct Client {
     stream: Option<TcpStream>,
+    /// What is spoken on the stream; `None` without TLS. Read and written is through a [`Wire`] only.
+    tls: Option<Box<ClientConnection>>,
     phase: Phase,
     pub(super) silent: bool,
     /// What was read of a frame or an answer that is not whole.
@@ -32,12 +37,17 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn connecting(stream: TcpStream) -> Self {
-        Self { stream: Some(stream), phase: Phase::Connecting, ..Self::default() }
+    pub(super) fn connecting(stream: TcpStream, tls: Option<Box<ClientConnection>>) -> Self {
+        Self { stream: Some(stream), tls, phase: Phase::Connecting, ..Self::default() }
     }
 
     pub(super) fn is_open(&self) -> bool {
         self.phase == Phase::Open
+    }
+
+    /// What was agreed on in its TLS handshake; `None` without TLS, or before.
+    pub(super) fn agreed(&self) -> Option<String> {
+        self.tls.as_deref().and_then(tls::agreed)
     }
 
     pub(super) fn end(&mut self) {
@@ -53,9 +63,9 @@ impl Client {
     fn write(&mut self, bytes: &[u8]) {
         let mut rest = bytes;
         if self.unsent.is_empty()
-            && let Some(stream) = &mut self.stream
+            && let Some(mut wire) = Wire::of(&mut self.stream, &mut self.tls)
         {
-            match stream.write(bytes) {
+            match wire.write(bytes) {
                 Ok(taken) => rest = &bytes[taken..],
                 // A socket that failed says so when it is read.
                 Err(error) if error.kind() != io::ErrorKind::WouldBlock => return,
@@ -73,7 +83,7 @@ impl Client {
         failed: bool,
         seen: &mut impl FnMut(usize, Seen<'_>),
     ) {
-        let Some(stream) = &mut self.stream else { return };
+        let Some(mut wire) = Wire::of(&mut self.stream, &mut self.tls) else { return };
         if self.phase == Phase::Connecting {
             if failed {
                 self.end();
@@ -83,8 +93,13 @@ impl Client {
             self.phase = Phase::Upgrading;
             let path = plan.dialect.path.replace("{id}", &plan.id(index));
             self.write(frames::request(&path, plan.dialect.subprotocol.as_deref()).as_bytes());
-        } else if !self.unsent.is_empty() {
-            match stream.write(&self.unsent) {
+        } else {
+            // A socket that failed says so when it is read.
+            let _ = wire.flush();
+            if self.unsent.is_empty() {
+                return;
+            }
+            match wire.write(&self.unsent) {
                 Ok(taken) if taken == self.unsent.len() => self.unsent = Vec::new(),
                 Ok(taken) => drop(self.unsent.drain(..taken)),
                 Err(_) => {}
@@ -100,8 +115,8 @@ impl Client {
         buffer: &mut [u8],
         seen: &mut impl FnMut(usize, Seen<'_>),
     ) {
-        while let Some(stream) = &mut self.stream {
-            match stream.read(buffer) {
+        while let Some(mut wire) = Wire::of(&mut self.stream, &mut self.tls) {
+            match wire.read(buffer) {
                 Ok(0) => return self.gone(index, seen),
                 Ok(count) => {
                     self.take(index, plan, &buffer[..count], seen);
@@ -114,7 +129,13 @@ impl Client {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 // Not connected yet is told by the event that says it is writable.
                 Err(error) if error.kind() == io::ErrorKind::NotConnected => return,
-                Err(_) => return self.gone(index, seen),
+                Err(error) => {
+                    // Otherwise nobody would know why no client of a server ever gets in.
+                    if error.kind() == io::ErrorKind::InvalidData {
+                        seen(index, Seen::Refused(&error.to_string()));
+                    }
+                    return self.gone(index, seen);
+                }
             }
         }
     }

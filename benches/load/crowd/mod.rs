@@ -3,6 +3,7 @@
 
 mod client;
 mod connecting;
+mod wire;
 
 use std::io;
 use std::net::SocketAddr;
@@ -12,6 +13,7 @@ use mio::{Events, Interest, Poll, Token};
 
 use crate::dialect::Dialect;
 use crate::frames::{self, Opcode};
+use crate::tls::Trust;
 use client::Client;
 
 /// What one read takes at most.
@@ -26,7 +28,7 @@ pub enum Seen<'a> {
     Open,
     /// A frame from the server. A Ping has been answered already, unless the client is silent.
     Frame(Opcode, &'a [u8]),
-    /// The handshake was answered by this status line; `Gone` is next.
+    /// The handshake was answered by this status line, or TLS failed for this reason; `Gone` is next.
     Refused(&'a str),
     /// The socket ended, or never came to be.
     Gone,
@@ -43,6 +45,8 @@ pub struct Plan {
     pub timeout: Duration,
     /// Part of the ids, for those who come after others.
     pub generation: u32,
+    /// With it the clients speak TLS.
+    pub tls: Option<Trust>,
 }
 
 impl Plan {
@@ -101,6 +105,11 @@ impl Crowd {
     /// How many are open.
     pub fn open(&self) -> usize {
         self.clients.iter().filter(|client| client.is_open()).count()
+    }
+
+    /// What was agreed on in the TLS handshake of one that is open; `None` without TLS.
+    pub fn agreed(&self) -> Option<String> {
+        self.clients.iter().find(|client| client.is_open()).and_then(Client::agreed)
     }
 
     pub fn is_open(&self, index: usize) -> bool {
@@ -173,7 +182,8 @@ impl Crowd {
     pub fn start(&mut self, index: usize) -> io::Result<()> {
         let mut stream = connecting::socket(self.plan.server, index)?;
         self.poll.registry().register(&mut stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
-        self.clients[index] = Client::connecting(stream);
+        let tls = self.plan.tls.as_ref().map(Trust::client).transpose().map_err(io::Error::other)?;
+        self.clients[index] = Client::connecting(stream, tls);
         Ok(())
     }
 }

@@ -32,7 +32,7 @@ pub fn fill(stage: &Stage<'_>, server: &Server) -> Result<(), String> {
     }
     let words = words(CHUNK, PAYLOAD);
     for _ in 0..PAYLOADS.div_ceil(PAYLOAD * CLIENTS * CHUNK * CHUNKS) {
-        let mut crowd = stage.clients(server, 'f', CLIENTS)?;
+        let mut crowd = stage.plain_clients(server, 'f', CLIENTS)?;
         stage.connect(&mut crowd, 0..CLIENTS, CLIENTS)?;
         for _ in 0..CHUNKS {
             let heard = Heard::default();
@@ -49,7 +49,7 @@ pub fn fill(stage: &Stage<'_>, server: &Server) -> Result<(), String> {
 
 /// So many clients come, say so much, are heard to the end, and go.
 pub fn say(stage: &Stage<'_>, server: &Server, clients: usize, each: usize, payload: usize) -> Result<(), String> {
-    let mut crowd = stage.clients(server, 'f', clients)?;
+    let mut crowd = stage.plain_clients(server, 'f', clients)?;
     stage.connect(&mut crowd, 0..clients, clients.min(crate::stage::HANDSHAKES))?;
     let words = words(each, payload);
     let heard = Heard::default();

@@ -28,7 +28,7 @@ fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
         std::thread::sleep(time);
         Ok(())
     })?;
-    let beat = *stage.peer.about.client.heartbeats.first().ok_or("no heartbeat is known")?;
+    let beat = stage.beat()?;
     let mut outcome = Outcome::default();
     let mut crowd = stage.clients(&server, 'c', 0)?;
     for point in POINTS.map(|point| (point * most).div_ceil(18_000)) {

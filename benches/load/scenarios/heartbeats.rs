@@ -21,7 +21,7 @@ fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
     let server = stage.start()?;
     let mut crowd = stage.crowd(&server, stage.connections(15_000))?;
     let mut outcome = Outcome::default();
-    for beat in &stage.peer.about.client.heartbeats {
+    for beat in stage.beats() {
         // The first burst brings code and pages in.
         burst::cpu_per_beat(&server, &mut crowd, *beat, 1)?;
         let micros = burst::cpu_per_beat(&server, &mut crowd, *beat, BURSTS)?;

@@ -36,7 +36,7 @@ fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
     }
     // They beat meanwhile, as they would; a server's memory at rest includes what that needs.
     let rate = connections as f64 / stage.interval.as_secs_f64();
-    let beat = *stage.peer.about.client.heartbeats.first().ok_or("no heartbeat is known")?;
+    let beat = stage.beat()?;
     let frame = beat.frame();
     let one = |crowd: &mut crate::crowd::Crowd, turn: u64| {
         let index = usize::try_from(turn).unwrap_or(0) % connections;

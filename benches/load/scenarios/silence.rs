@@ -25,7 +25,7 @@ fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
     let connections = stage.connections(1_000);
     let server = stage.start()?;
     let mut crowd = stage.crowd(&server, connections)?;
-    let beat = *stage.peer.about.client.heartbeats.first().ok_or("no heartbeat is known")?;
+    let beat = stage.beat()?;
     let frame = beat.frame();
     let rate = connections as f64 / stage.interval.as_secs_f64();
 

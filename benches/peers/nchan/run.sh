@@ -10,6 +10,13 @@ if [ "${1:-}" = --version ]; then
   exit
 fi
 user=$(id -un)
+ssl=
+tls=
+if [ -n "${TLS_CERT:-}" ]; then
+  ssl=ssl
+  # Else nginx's defaults.
+  tls="ssl_certificate $TLS_CERT; ssl_certificate_key $TLS_KEY; ssl_protocols TLSv1.2 TLSv1.3;"
+fi
 mkdir -p "$SCRATCH"
 cat > "$SCRATCH/nginx.conf" <<CONFIG
 load_module $root/usr/lib/nginx/modules/ngx_nchan_module.so;
@@ -30,7 +37,8 @@ http {
   keepalive_requests 1000000000;
   nchan_shared_memory_size 256M;
   server {
-    listen 127.0.0.1:$PORT backlog=4096 reuseport;
+    listen 127.0.0.1:$PORT $ssl backlog=4096 reuseport;
+    $tls
     location = /subscribe {
       nchan_subscriber websocket;
       nchan_channel_id \$arg_id;
@@ -38,13 +46,17 @@ http {
       nchan_websocket_ping_interval $((INTERVAL_MS / 1000));
       nchan_subscriber_first_message newest;
     }
-    location = /publish {
-      nchan_publisher http;
-      nchan_channel_id \$arg_id;
-    }
     location = /everyone {
       nchan_subscriber websocket;
       nchan_channel_id everyone;
+    }
+  }
+  # The backend's side, without TLS.
+  server {
+    listen 127.0.0.1:$GRPC_PORT backlog=4096 reuseport;
+    location = /publish {
+      nchan_publisher http;
+      nchan_channel_id \$arg_id;
     }
   }
 }

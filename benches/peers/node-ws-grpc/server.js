@@ -3,12 +3,13 @@
 const { randomUUID } = require('crypto');
 const { WebSocketServer } = require('ws');
 const { serve, Clients } = require('./control.js');
+const { listening } = require('../node-ws/listening.js');
 
-const { PORT, GRPC_PORT, TIMEOUT_MS } = process.env;
+const { GRPC_PORT, TIMEOUT_MS } = process.env;
 const clients = new Clients();
 const publish = serve(clients, (client, data, isText) => client.socket.send(data, { binary: !isText }), GRPC_PORT);
 
-const server = new WebSocketServer({ host: '127.0.0.1', port: Number(PORT), backlog: 4096 });
+const server = new WebSocketServer(listening());
 server.on('connection', (socket, request) => {
   const id = new URL(request.url, 'http://host').searchParams.get('client_id');
   const client = { id, connectionId: randomUUID(), generation: ++clients.generation, socket };

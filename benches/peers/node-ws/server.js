@@ -1,9 +1,10 @@
 // The README of `ws`: a server, and "How to detect and close broken connections?".
 'use strict';
 const { WebSocketServer } = require('ws');
+const { listening } = require('./listening.js');
 
-const { PORT, TIMEOUT_MS } = process.env;
-const server = new WebSocketServer({ host: '127.0.0.1', port: Number(PORT), backlog: 4096 });
+const { TIMEOUT_MS } = process.env;
+const server = new WebSocketServer(listening());
 
 function heard() {
   this.isAlive = true;

@@ -4,12 +4,13 @@ const { randomUUID } = require('crypto');
 const uws = require('@trufflesuite/uws-js-unofficial');
 const { serve, Clients } = require('../node-ws-grpc/control.js');
 
-const { PORT, GRPC_PORT, TIMEOUT_MS } = process.env;
+const { PORT, GRPC_PORT, TIMEOUT_MS, TLS_CERT, TLS_KEY } = process.env;
 const clients = new Clients();
 const publish = serve(clients, (client, data, isText) => client.socket.send(data, !isText), GRPC_PORT);
 const decoder = new TextDecoder();
 
-uws.App().ws('/*', {
+const app = TLS_CERT ? uws.SSLApp({ cert_file_name: TLS_CERT, key_file_name: TLS_KEY }) : uws.App();
+app.ws('/*', {
   compression: uws.DISABLED,
   // In seconds; 0 or at least 8.
   idleTimeout: Math.max(8, Math.round(Number(TIMEOUT_MS) / 1000)),
