@@ -20,6 +20,7 @@ use self::reliable::Reliable;
 use self::resume::Detached;
 use super::closer::Closer;
 use super::deadline::Deadline;
+use super::dues::Dues;
 use super::identify::{close_reason, closed_by_client};
 use super::pinged::Pinged;
 use super::plain::{Meaning, meaning};
@@ -64,12 +65,12 @@ struct Pause {
     deadline: Deadline,
 }
 
+/// What a connection is in that is not open.
 enum Phase {
-    Open,
-    Paused(Box<Pause>),
+    Paused(Pause),
     /// The socket is lost, and a resume may bring another.
-    Detached(Box<Detached>),
-    Closing(Box<(Closer, CloseReason)>),
+    Detached(Detached),
+    Closing(Closer, CloseReason),
 }
 
 /// One connection's task.
@@ -78,17 +79,13 @@ pub(super) struct Driver<S> {
     registration: Registration,
     host: Arc<Host>,
     socket: S,
-    phase: Phase,
+    /// None while it is open: most connections wait most of the time, and what only the others need is in boxes.
+    phase: Option<Box<Phase>>,
     limiter: Limiter,
-    /// None while nothing is: most connections wait most of the time, and what only the others need is not in here.
+    /// None while nothing is.
     in_flight: Option<Box<InFlight>>,
     pinged: Pinged,
-    /// What named the client and is still to be dealt with.
-    first: Option<Box<Inbound>>,
-    /// Runs while a write waits for the client.
-    write_deadline: Option<Deadline>,
-    /// When the message that is being assembled began; 0 for none.
-    partial_since: Millis,
+    dues: Dues,
     speaks_text: bool,
     /// Senders may be writing to the line.
     lent: bool,
@@ -98,6 +95,7 @@ pub(super) struct Driver<S> {
 }
 
 impl<S: FrameSocket> Driver<S> {
+    /// `first` is what named the client, if it is still to be dealt with.
     pub(super) fn new(
         host: Arc<Host>,
         registration: Registration,
@@ -107,22 +105,26 @@ impl<S: FrameSocket> Driver<S> {
         speaks_text: bool,
         admission: Admission,
     ) -> Self {
-        Self {
+        let mut driver = Self {
             registration,
             host,
             socket,
-            phase: Phase::Open,
+            phase: None,
             limiter,
             in_flight: None,
             pinged: Pinged::default(),
-            first: first.map(Box::new),
-            write_deadline: None,
-            partial_since: 0,
+            dues: Dues::default(),
             speaks_text,
             lent: false,
             admission,
             reliable: None,
+        };
+        if let Some(first) = first
+            && let Err(reason) = driver.take(first)
+        {
+            driver.end(reason);
         }
+        driver
     }
 
     fn connection(&self) -> &Arc<Connection> {
@@ -131,6 +133,18 @@ impl<S: FrameSocket> Driver<S> {
 
     fn clock(&self) -> &Clock {
         self.registration.registry().clock()
+    }
+
+    fn is_open(&self) -> bool {
+        self.phase.is_none()
+    }
+
+    fn is_paused(&self) -> bool {
+        matches!(self.phase.as_deref(), Some(Phase::Paused(_)))
+    }
+
+    fn is_detached(&self) -> bool {
+        matches!(self.phase.as_deref(), Some(Phase::Detached(_)))
     }
 
     fn end(&mut self, reason: CloseReason) {
@@ -142,7 +156,7 @@ impl<S: FrameSocket> Driver<S> {
     fn begin_closing(&mut self) {
         let reason = self.connection().ending().unwrap_or(CloseReason::Internal);
         // With no socket there is nothing to write it to.
-        if !reason.flushes_outbox() || matches!(self.phase, Phase::Detached(_)) {
+        if !reason.flushes_outbox() || self.is_detached() {
             self.drop_outbox();
         }
         self.end_session();
@@ -150,8 +164,8 @@ impl<S: FrameSocket> Driver<S> {
         self.connection().set_paused(false);
         self.pinged.give_up();
         // From here on the deadline of the Close is the only one.
-        self.write_deadline = None;
-        self.phase = Phase::Closing(Box::new((Closer::new(), reason)));
+        self.dues.written();
+        self.phase = Some(Box::new(Phase::Closing(Closer::new(), reason)));
     }
 
     fn drop_outbox(&self) {
@@ -167,8 +181,7 @@ impl<S: FrameSocket> Driver<S> {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(close_reason(error))),
                 Poll::Pending => {
                     let (timeout, clock) = (self.host.settings.write_timeout, self.registration.registry().clock());
-                    let deadline = self.write_deadline.get_or_insert_with(|| Deadline::after(timeout, clock));
-                    ready!(deadline.poll(clock, context));
+                    ready!(self.dues.poll_write(timeout, clock, context));
                     return Poll::Ready(Err(CloseReason::SlowClient));
                 }
             }
@@ -180,8 +193,9 @@ impl<S: FrameSocket> Driver<S> {
 
     /// Everything handed to the socket has been taken by the kernel.
     fn written(&mut self) {
-        self.write_deadline = None;
-        if self.pinged.take_held_back() {
+        self.dues.written();
+        let clock = self.registration.registry().clock();
+        if self.pinged.take_held_back(|| clock.monotonic()) {
             self.ping();
         }
         if self.reliable.is_some() {
@@ -206,7 +220,7 @@ impl<S: FrameSocket> Driver<S> {
 
     /// Whether the client takes what it is sent, as far as is known.
     fn takes_writes(&self) -> bool {
-        self.write_deadline.is_none() && !matches!(self.phase, Phase::Detached(_))
+        !self.dues.is_write_waiting() && !self.is_detached()
     }
 
     /// Moves frames from the outbox to the socket; false if there are none.
@@ -239,7 +253,7 @@ impl<S: FrameSocket> Driver<S> {
 
     /// Lends the line to senders when there is nothing to write, so that they need not wake this task.
     fn lend_line(&mut self) {
-        let quiet = matches!(self.phase, Phase::Open) && self.in_flight.is_none() && self.write_deadline.is_none();
+        let quiet = self.is_open() && self.in_flight.is_none() && !self.dues.is_write_waiting();
         if quiet && self.reliable.is_none() && self.socket.is_idle() {
             let socket = &self.socket;
             self.lent = self.registration.connection().outbox.lend(|| socket.line());
@@ -286,13 +300,15 @@ impl<S: FrameSocket> Driver<S> {
     }
 
     fn ping(&mut self) {
-        self.socket.queue_ping(&self.pinged.next());
+        let now = self.clock().monotonic();
+        self.socket.queue_ping(&self.pinged.next(now));
         self.host.metrics.heartbeats.of(Beat::PingOut).inc();
     }
 
     /// Whether a Pong is the one that was waited for.
     fn pong(&mut self, payload: &[u8]) -> bool {
-        let Some(round_trip) = self.pinged.answered(payload) else { return false };
+        let now = self.clock().monotonic();
+        let Some(round_trip) = self.pinged.answered(payload, now) else { return false };
         let micros = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX).max(1);
         self.connection().traffic.round_trip_micros.store(micros, Ordering::Relaxed);
         true
@@ -300,8 +316,8 @@ impl<S: FrameSocket> Driver<S> {
 
     fn obey(&mut self, signals: u32) {
         if signals & signal::PROBE != 0 {
-            let probes = self.connection().take_probes();
-            if self.pinged.probe(probes, self.takes_writes()) {
+            let (probes, now) = (self.connection().take_probes(), self.clock().monotonic());
+            if self.pinged.probe(probes, self.takes_writes(), now) {
                 self.ping();
             }
         }
@@ -312,17 +328,14 @@ impl<S: FrameSocket> Driver<S> {
 
     /// Reads frames until there are none, reading has to stop, or the connection ends. Ready(Ok) when there is more to do at once.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
-        if let Some(first) = self.first.take() {
-            self.take(*first)?;
-        }
         for _ in 0..READ_BURST {
-            if matches!(self.phase, Phase::Paused(_)) {
+            if self.is_paused() {
                 return Poll::Ready(Ok(()));
             }
             match self.socket.poll_read(context) {
                 Poll::Ready(Ok(inbound)) => {
                     if self.socket.partial_bytes() == 0 {
-                        self.partial_since = 0;
+                        self.dues.assembled();
                     }
                     self.take(inbound)?;
                 }
@@ -340,7 +353,7 @@ impl<S: FrameSocket> Driver<S> {
     /// Why a connection ends that failed to be written to. What its client said before it went may still wait to be read, its Close too. While
     /// the log has no room for that it is not read, and lost with the socket: then a Close behind it does not make a good end of it.
     fn last_words(&mut self, reason: CloseReason, context: &mut Context<'_>) -> CloseReason {
-        if reason != CloseReason::Lost || !matches!(self.phase, Phase::Open) {
+        if reason != CloseReason::Lost || !self.is_open() {
             return reason;
         }
         for _ in 0..LAST_WORDS / READ_BURST {
@@ -361,11 +374,8 @@ impl<S: FrameSocket> Driver<S> {
         if self.host.settings.any_frame_counts {
             self.registration.heard();
         }
-        let now = self.clock().now().max(1);
-        if self.partial_since == 0 {
-            self.partial_since = now;
-        }
-        let late = now.saturating_sub(self.partial_since) > ASSEMBLY_DEADLINE;
+        let now = self.clock().now();
+        let late = now.saturating_sub(self.dues.partial_since(now)) > ASSEMBLY_DEADLINE;
         if late || partial > wire_limit(self.host.settings.max_message) {
             return Err(CloseReason::RateLimited(Excess::Fragments));
         }
@@ -450,12 +460,13 @@ impl<S: FrameSocket> Driver<S> {
 
     fn pause(&mut self, message: Option<(Payload, BoxFuture<'static, Slot>)>) {
         self.connection().set_paused(true);
-        self.phase = Phase::Paused(Box::new(Pause { message, deadline: Deadline::after(LOG_DEADLINE, self.clock()) }));
+        let deadline = Deadline::after(LOG_DEADLINE, self.clock());
+        self.phase = Some(Box::new(Phase::Paused(Pause { message, deadline })));
     }
 
     /// Waits until the log has caught up. Ready(Ok) when reading may go on.
     fn poll_pause(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
-        let Phase::Paused(pause) = &mut self.phase else { return Poll::Ready(Ok(())) };
+        let Some(Phase::Paused(pause)) = self.phase.as_deref_mut() else { return Poll::Ready(Ok(())) };
         if let Some((_, room)) = &mut pause.message
             && let Poll::Ready(room) = room.as_mut().poll(context)
             && let Some((payload, _)) = pause.message.take()
@@ -467,7 +478,7 @@ impl<S: FrameSocket> Driver<S> {
             ready!(pause.deadline.poll(self.registration.registry().clock(), context));
             return Poll::Ready(Err(CloseReason::Overloaded));
         }
-        self.phase = Phase::Open;
+        self.phase = None;
         self.registration.listen_again();
         Poll::Ready(Ok(()))
     }
@@ -486,11 +497,7 @@ impl<S: FrameSocket> Driver<S> {
         }
         // More than one burst is read on, and judged by the next look.
         let all_was_read = floods || !self.socket.asks_kernel();
-        if all_was_read && matches!(self.phase, Phase::Open) && self.is_silent() {
-            Err(CloseReason::HeartbeatTimeout)
-        } else {
-            Ok(())
-        }
+        if all_was_read && self.is_open() && self.is_silent() { Err(CloseReason::HeartbeatTimeout) } else { Ok(()) }
     }
 
     fn is_silent(&self) -> bool {
@@ -511,19 +518,16 @@ impl<S: FrameSocket> Driver<S> {
                 self.go_on()?;
                 continue;
             }
-            if let Phase::Detached(_) = self.phase {
+            if self.is_detached() {
                 return self.poll_detached(context);
             }
             if let Poll::Ready(Err(reason)) = self.poll_write(context) {
                 return Poll::Ready(Err(self.last_words(reason, context)));
             }
-            let progress = match self.phase {
-                Phase::Paused(_) => self.poll_pause(context)?,
-                _ => self.poll_read(context)?,
-            };
-            if signals & signal::EXPIRE != 0 && matches!(self.phase, Phase::Open) {
+            let progress = if self.is_paused() { self.poll_pause(context)? } else { self.poll_read(context)? };
+            if signals & signal::EXPIRE != 0 && self.is_open() {
                 self.expire(context)?;
-                if matches!(self.phase, Phase::Paused(_)) {
+                if self.is_paused() {
                     // What it read has to wait for the log, and nothing else would wake this task for that.
                     continue;
                 }
@@ -537,19 +541,19 @@ impl<S: FrameSocket> Driver<S> {
     }
 
     fn poll_closing(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let Phase::Closing(closing) = &mut self.phase else { return Poll::Ready(()) };
-        if closing.0.is_late(context) {
+        let Some(Phase::Closing(closer, reason)) = self.phase.as_deref_mut() else { return Poll::Ready(()) };
+        if closer.is_late(context) {
             return Poll::Ready(());
         }
+        let flushes_outbox = reason.flushes_outbox();
         let bid_farewell = self.reliable.as_ref().is_some_and(|reliable| reliable.bid_farewell);
-        if !bid_farewell && (closing.1.flushes_outbox() || self.is_in_flight()) {
+        if !bid_farewell && (flushes_outbox || self.is_in_flight()) {
             // What was accepted before the end goes out before the Close; a socket that fails here has nothing to close.
             if ready!(self.poll_write(context)).is_err() {
                 return Poll::Ready(());
             }
         }
-        let Phase::Closing(closing) = &mut self.phase else { return Poll::Ready(()) };
-        let (closer, reason) = &mut **closing;
+        let Some(Phase::Closing(closer, reason)) = self.phase.as_deref_mut() else { return Poll::Ready(()) };
         if let Some(reliable) = &mut self.reliable {
             reliable.bid_farewell(&mut self.socket, reason);
         }
@@ -566,7 +570,7 @@ impl<S: FrameSocket> Future for Driver<S> {
         if !this.reclaim_line() {
             return Poll::Pending;
         }
-        if !matches!(this.phase, Phase::Closing(_)) {
+        if !matches!(this.phase.as_deref(), Some(Phase::Closing(..))) {
             loop {
                 match this.poll_open(context) {
                     Poll::Pending => {
@@ -587,5 +591,21 @@ impl<S: FrameSocket> Future for Driver<S> {
         let cut_off = this.in_flight.as_ref().map_or(0, |in_flight| in_flight.frames);
         this.host.metrics.sends.of(SendOutcome::Dropped).inc_by(cut_off);
         Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a plain socket takes; a test in `ws` holds it to that.
+    type PlainSocket = [usize; 4];
+
+    #[test]
+    fn the_task_of_a_plain_connection_is_within_256_bytes() {
+        // What tokio puts around a future: header, scheduler, id and trailer.
+        const TASK: usize = 96;
+        let tracked = size_of::<tokio_util::task::task_tracker::TrackedFuture<Driver<PlainSocket>>>();
+        assert!(TASK + tracked <= 256, "{tracked}");
     }
 }

@@ -4,6 +4,7 @@ mod admission;
 mod closer;
 mod deadline;
 mod driver;
+mod dues;
 mod envelope;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]

@@ -40,13 +40,18 @@ pub struct WsSocket<S> {
     stream: S,
     /// None while the socket is parked: nothing is half read, and nothing waits to be written that the machine has.
     machine: Option<Box<Machine>>,
-    /// Encoded frames, of which `written` bytes have been taken by the kernel. Holds one burst at most, and no memory when empty.
-    out: Vec<u8>,
-    written: usize,
+    /// None while there is nothing.
+    out: Option<Box<Out>>,
     /// In bytes.
     max_message: u32,
-    active: bool,
-    asks_kernel: bool,
+}
+
+/// Encoded frames that wait to be written: one burst at most, and never nothing.
+#[derive(Default)]
+struct Out {
+    bytes: Vec<u8>,
+    /// How many of them the kernel has taken.
+    written: usize,
 }
 
 /// The protocol machine, and what is known of the bytes it has.
@@ -54,6 +59,10 @@ struct Machine {
     context: WebSocketContext,
     boundaries: Boundaries,
     partial: usize,
+    /// Bytes have arrived since that was last asked.
+    active: bool,
+    /// What there is to read is asked of the kernel itself.
+    asks_kernel: bool,
     /// A Ping came, whose Pong may wait.
     answers: bool,
     /// A Close was sent or received, which a new machine would not know.
@@ -74,7 +83,16 @@ impl Machine {
         let context = WebSocketContext::from_partially_read(read_ahead.to_vec(), Role::Server, Some(config));
         let mut boundaries = Boundaries::default();
         boundaries.advance(read_ahead);
-        Box::new(Self { context, boundaries, partial: read_ahead.len(), answers: false, closing: false, discarded: 0 })
+        Box::new(Self {
+            context,
+            boundaries,
+            partial: read_ahead.len(),
+            active: !read_ahead.is_empty(),
+            asks_kernel: false,
+            answers: false,
+            closing: false,
+            discarded: 0,
+        })
     }
 
     /// Notes a control frame; it may stand between the fragments of a message.
@@ -88,7 +106,7 @@ impl<S: Wire> WsSocket<S> {
     pub fn new(stream: S, read_ahead: &[u8], max_message: usize) -> Self {
         let max_message = u32::try_from(max_message).unwrap_or(u32::MAX);
         let machine = (!read_ahead.is_empty()).then(|| Machine::new(read_ahead, max_message));
-        Self { stream, machine, out: Vec::new(), written: 0, max_message, active: false, asks_kernel: false }
+        Self { stream, machine, out: None, max_message }
     }
 
     fn machine(&mut self) -> &mut Machine {
@@ -105,14 +123,14 @@ impl<S: Wire> WsSocket<S> {
     ) -> T {
         let max_message = self.max_message;
         let machine = self.machine.get_or_insert_with(|| Machine::new(&[], max_message));
-        let (mid_frame, boundaries) = (self.written > 0, &mut machine.boundaries);
-        let asks_kernel = self.asks_kernel;
+        let mid_frame = self.out.as_ref().is_some_and(|out| out.written > 0);
+        let (asks_kernel, boundaries) = (machine.asks_kernel, &mut machine.boundaries);
         let stream = &mut self.stream;
         let mut stream = Synchronous { stream, context, boundaries, mid_frame, reading, asks_kernel, read: 0 };
         let result = run(&mut machine.context, &mut stream);
         let read = stream.read;
         machine.partial += read;
-        self.active |= read > 0;
+        machine.active |= read > 0;
         result
     }
 
@@ -128,7 +146,6 @@ impl<S: Wire> WsSocket<S> {
         if bytes.is_empty() {
             return Poll::Ready(Err(end_of_stream()));
         }
-        self.active = true;
         let message = short::message(bytes, self.max_message as usize);
         if message.is_none() {
             self.machine = Some(Machine::new(bytes, self.max_message));
@@ -158,17 +175,16 @@ impl<S: Wire> WsSocket<S> {
     }
 
     fn put(&mut self, header: FrameHeader, payload: &[u8]) {
-        let header = header.as_bytes();
-        self.out.reserve(header.len() + payload.len());
-        self.out.extend_from_slice(header);
-        self.out.extend_from_slice(payload);
+        let (header, out) = (header.as_bytes(), &mut self.out.get_or_insert_default().bytes);
+        out.reserve(header.len() + payload.len());
+        out.extend_from_slice(header);
+        out.extend_from_slice(payload);
     }
 }
 
 impl<S: Wire> FrameSocket for WsSocket<S> {
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<Inbound, SocketError>> {
         if self.machine.is_none()
-            && !self.asks_kernel
             && let Some(message) = ready!(self.poll_short(context))?
         {
             return Poll::Ready(Ok(message));
@@ -178,7 +194,7 @@ impl<S: Wire> FrameSocket for WsSocket<S> {
             Err(error) => {
                 let error = error_of(error);
                 if error.is_pending() {
-                    self.asks_kernel = false;
+                    self.machine().asks_kernel = false;
                     self.park(context);
                 }
                 return error.map(Err);
@@ -217,15 +233,16 @@ impl<S: Wire> FrameSocket for WsSocket<S> {
     }
 
     fn take_activity(&mut self) -> bool {
-        std::mem::take(&mut self.active)
+        // With no machine, all that came was whole.
+        self.machine.as_mut().is_some_and(|machine| std::mem::take(&mut machine.active))
     }
 
     fn ask_kernel(&mut self) {
-        self.asks_kernel = true;
+        self.machine().asks_kernel = true;
     }
 
     fn asks_kernel(&self) -> bool {
-        self.asks_kernel
+        self.machine.as_ref().is_some_and(|machine| machine.asks_kernel)
     }
 
     fn queue(&mut self, payload: &Payload) {
@@ -235,7 +252,7 @@ impl<S: Wire> FrameSocket for WsSocket<S> {
     fn queue_rest(&mut self, payload: &Payload, written: usize) {
         self.queue(payload);
         // As if this socket had begun it: nothing else may come before the rest.
-        self.written = written;
+        self.out.get_or_insert_default().written = written;
     }
 
     fn queue_ping(&mut self, payload: &[u8]) {
@@ -243,7 +260,7 @@ impl<S: Wire> FrameSocket for WsSocket<S> {
     }
 
     fn is_idle(&self) -> bool {
-        self.machine.is_none() && self.out.is_empty()
+        self.machine.is_none() && self.out.is_none()
     }
 
     fn line(&self) -> Option<Line> {
@@ -251,28 +268,25 @@ impl<S: Wire> FrameSocket for WsSocket<S> {
     }
 
     fn buffered(&self) -> usize {
-        self.out.len() - self.written
+        self.out.as_ref().map_or(0, |out| out.bytes.len() - out.written)
     }
 
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
         // A Pong that the kernel took in part must be finished before a frame of ours may begin.
-        if self.written == 0 {
+        if self.out.as_ref().is_none_or(|out| out.written == 0) {
             ready!(self.poll_flush_machine(context))?;
         }
-        while self.written < self.out.len() {
-            match ready!(Pin::new(&mut self.stream).poll_write(context, &self.out[self.written..])) {
+        let Some(out) = &mut self.out else { return Poll::Ready(Ok(())) };
+        while out.written < out.bytes.len() {
+            match ready!(Pin::new(&mut self.stream).poll_write(context, &out.bytes[out.written..])) {
                 Ok(0) => return Poll::Ready(Err(SocketError::Lost("the kernel took nothing".into()))),
-                Ok(count) => self.written += count,
+                Ok(count) => out.written += count,
                 Err(error) => return Poll::Ready(Err(SocketError::Lost(error.to_string()))),
             }
         }
-        if self.written > 0 {
-            self.out = Vec::new();
-            self.written = 0;
-            // A Pong may have been held back while our frame was half out.
-            ready!(self.poll_flush_machine(context))?;
-        }
-        Poll::Ready(Ok(()))
+        self.out = None;
+        // A Pong may have been held back while our frame was half out.
+        self.poll_flush_machine(context)
     }
 
     fn start_close(&mut self, code: u16, reason: &str) {
@@ -348,6 +362,11 @@ mod tests {
 
     async fn reads_nothing(socket: &mut WsSocket<DuplexStream>) {
         assert!(poll_fn(|context| Poll::Ready(socket.poll_read(context).is_pending())).await);
+    }
+
+    #[test]
+    fn a_socket_that_waits_takes_the_room_that_a_task_has_for_it() {
+        assert!(size_of::<WsSocket<Line>>() <= size_of::<[usize; 4]>(), "see the test of the driver's size");
     }
 
     #[tokio::test]

@@ -170,8 +170,8 @@ impl<S: FrameSocket> Driver<S> {
 
     /// Moves envelopes to the socket; false if there are none.
     pub(super) fn gather_envelopes(&mut self) -> bool {
-        if let Phase::Closing(closing) = &self.phase
-            && !closing.1.flushes_outbox()
+        if let Some(Phase::Closing(_, reason)) = self.phase.as_deref()
+            && !reason.flushes_outbox()
         {
             // Only what the socket has already is still to be taken; nothing may come after the answer to the client's Close.
             return false;
