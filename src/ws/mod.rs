@@ -2,6 +2,7 @@
 
 mod boundaries;
 mod handshake;
+mod prompt;
 mod short;
 mod socket;
 mod wire;
@@ -29,6 +30,7 @@ use crate::line::Line;
 use crate::log::LogHealth;
 use crate::metrics::Handshake;
 use handshake::{Denied, Granted, judge, switching};
+use prompt::Prompt;
 
 /// The most header fields of a handshake; more are answered 431.
 const MAX_HEADERS: usize = 100;
@@ -59,7 +61,7 @@ pub struct WsServer {
 pub async fn serve(listener: TcpListener, server: Arc<WsServer>) {
     let slots = Arc::new(Semaphore::new(server.max_handshakes));
     let draining = server.host.draining.clone();
-    let mut failures = 0u64;
+    let (mut prompt, mut failures) = (Prompt::of(&listener), 0u64);
     loop {
         let accepted = tokio::select! {
             () = draining.cancelled() => return,
@@ -72,6 +74,7 @@ pub async fn serve(listener: TcpListener, server: Arc<WsServer>) {
         match accepted {
             (slot, Ok((stream, address))) => {
                 failures = 0;
+                prompt.see_to(&stream);
                 let server = Arc::clone(&server);
                 let tasks = server.host.tasks.clone();
                 tasks.spawn(async move {
@@ -111,8 +114,6 @@ struct Verdict {
 }
 
 async fn shake_hands(server: &WsServer, stream: TcpStream, address: SocketAddr) -> Option<(WsSocket<Line>, Granted)> {
-    // Small frames must not wait for each other; a socket that refuses this works all the same.
-    let _ = stream.set_nodelay(true);
     let verdict = Arc::new(Mutex::new(Verdict::default()));
     let handler = service_fn(|mut request: Request<Incoming>| {
         let verdict = Arc::clone(&verdict);
