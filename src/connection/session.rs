@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,14 +44,19 @@ pub struct Handshaken {
     pub reliable: bool,
 }
 
-/// Takes a socket from its handshake to its driver's task. Returns when the driver has it or the socket was refused and closed.
-pub async fn run(host: Arc<Host>, socket: impl FrameSocket, handshaken: Handshaken, entry: Entry) {
+/// Takes a socket from its handshake to its driver's task. Ready when the driver has it or the socket was refused and closed.
+pub fn run(
+    host: Arc<Host>,
+    socket: impl FrameSocket,
+    handshaken: Handshaken,
+    entry: Entry,
+) -> impl Future<Output = ()> + Send {
     if handshaken.reliable {
         // Of a kind that its session may change for another.
         // In a box of its own, or every plain connection would carry the room for it.
-        Box::pin(greet::run(host, Box::new(socket), handshaken, entry)).await;
+        Either::Left(Box::pin(greet::run(host, Box::new(socket), handshaken, entry)))
     } else {
-        run_plain(host, socket, handshaken, entry).await;
+        Either::Right(run_plain(host, socket, handshaken, entry))
     }
 }
 
@@ -60,10 +65,14 @@ async fn run_plain(host: Arc<Host>, mut socket: impl FrameSocket, handshaken: Ha
     let mut limiter = Limiter::default();
     let identified = match named {
         Some(id) => Ok(Identified { client_id: Some(id), first: None, speaks_text: false }),
-        None => tokio::select! {
-            identified = identify(&mut socket, &host.settings, &mut limiter, host.registry.clock(), &host.metrics) => identified,
-            () = host.draining.cancelled() => Err(host.restart()),
-        },
+        // In a box too: a future is copied whole, more than once, on its way to its task.
+        None => Box::pin(async {
+            tokio::select! {
+                identified = identify(&mut socket, &host.settings, &mut limiter, host.registry.clock(), &host.metrics) => identified,
+                () = host.draining.cancelled() => Err(host.restart()),
+            }
+        })
+        .await,
     };
     let identified = match identified {
         Ok(identified) => identified,
