@@ -21,6 +21,7 @@ mod socket;
 mod tests;
 
 pub use admission::{Admission, Admissions, Entry, Full, MOST_PROVISIONAL, Provisional};
+pub use plain::HEARTBEAT;
 pub use rate::Rates;
 pub use session::{Handshaken, Host, run};
 pub use sessions::Sessions;

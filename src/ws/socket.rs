@@ -6,6 +6,7 @@
 //! share the stream at frame boundaries only.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -16,7 +17,7 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::boundaries::Boundaries;
-use super::short;
+use super::short::{self, Short};
 use super::wire::{Synchronous, Wire};
 use crate::connection::{FrameSocket, Inbound, SocketError};
 use crate::event::Payload;
@@ -134,11 +135,12 @@ impl<S: Wire> WsSocket<S> {
         result
     }
 
-    /// Reads without a machine: a short message that comes whole and by itself, as heartbeats do. None if what came is something else; then there is
+    /// Reads without a machine: a short frame that comes whole and by itself, as heartbeats do. None if what came is something else; then there is
     /// a machine that has it.
     fn poll_short(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Inbound>, SocketError>> {
-        let mut bytes = [0; READ_BUFFER];
-        let mut bytes = ReadBuf::new(&mut bytes);
+        // Not cleared: most reads find nothing, or a few bytes.
+        let mut bytes = [const { MaybeUninit::uninit() }; READ_BUFFER];
+        let mut bytes = ReadBuf::uninit(&mut bytes);
         if let Err(error) = ready!(Pin::new(&mut self.stream).poll_read(context, &mut bytes)) {
             return Poll::Ready(Err(SocketError::Lost(error.to_string())));
         }
@@ -146,11 +148,30 @@ impl<S: Wire> WsSocket<S> {
         if bytes.is_empty() {
             return Poll::Ready(Err(end_of_stream()));
         }
-        let message = short::message(bytes, self.max_message as usize);
-        if message.is_none() {
+        let taken = match short::frame(bytes, self.max_message as usize) {
+            Some(Short::Message(message)) => Some(message),
+            Some(Short::Ping(pong)) if self.answers(pong.as_bytes(), context) => Some(Inbound::Ping),
+            _ => None,
+        };
+        if taken.is_none() {
             self.machine = Some(Machine::new(bytes, self.max_message));
         }
-        Poll::Ready(Ok(message))
+        Poll::Ready(Ok(taken))
+    }
+
+    /// Writes a Pong, if nothing waits to be written; what the kernel does not take of it follows before anything else. False if it took nothing: a Pong that waits
+    /// is the machine's, where the next one replaces it.
+    fn answers(&mut self, pong: &[u8], context: &mut Context<'_>) -> bool {
+        if self.out.is_some() {
+            return false;
+        }
+        let Poll::Ready(Ok(written @ 1..)) = Pin::new(&mut self.stream).poll_write(context, pong) else { return false };
+        if written < pong.len() {
+            self.out = Some(Box::new(Out { bytes: pong.to_vec(), written }));
+            // Has the task woken when the rest can be written. An error is met again by the next flush.
+            let _ = self.poll_flush(context);
+        }
+        true
     }
 
     /// Drops the machine if it has nothing in it, neither read nor to be written.
@@ -407,6 +428,9 @@ mod tests {
         }
         assert!(socket.machine.is_some());
         client.read_exact(&mut [0; 1 << 10]).await.expect("Pongs");
+        // The rest of the one that was begun, and the newest.
+        let flushed = poll_fn(|context| socket.poll_flush(context)).await;
+        assert_eq!(flushed, Ok(()));
         reads_nothing(&mut socket).await;
         assert!(socket.machine.is_none());
         socket.start_close(1000, "");
