@@ -23,7 +23,7 @@ use super::deadline::Deadline;
 use super::dues::Dues;
 use super::identify::{close_reason, closed_by_client};
 use super::pinged::Pinged;
-use super::plain::{Meaning, meaning};
+use super::plain::{HEARTBEAT, Meaning, meaning};
 use super::rate::Limiter;
 use super::session::Host;
 use super::{Admission, FrameSocket, Inbound, ServerBeat, greet, wire_limit};
@@ -253,26 +253,39 @@ impl<S: FrameSocket> Driver<S> {
 
     /// Lends the line to senders when there is nothing to write, so that they need not wake this task.
     fn lend_line(&mut self) {
-        let quiet = self.is_open() && self.in_flight.is_none() && !self.dues.is_write_waiting();
-        if quiet && self.reliable.is_none() && self.socket.is_idle() {
+        if self.is_open() && self.is_quiet() {
             let socket = &self.socket;
             self.lent = self.registration.connection().outbox.lend(|| socket.line());
         }
     }
 
-    /// Takes the line back, before anything is read or written: an answer to what is read may be written too. False while a sender writes, which wakes
-    /// this task when it has; it waits for nobody.
-    fn reclaim_line(&mut self) -> bool {
+    /// Whether there is nothing to write, and nothing was begun, beside what may be in the outbox.
+    fn is_quiet(&self) -> bool {
+        let waits = self.in_flight.is_some() || self.dues.is_write_waiting();
+        !waits && self.reliable.is_none() && self.socket.is_idle()
+    }
+
+    /// Takes the line back, before anything is read or written: an answer to what is read may be written too. Pending while a sender writes, which wakes
+    /// this task when it has; it waits for nobody. Ready with whether the outbox is known to be idle: whoever puts something in it from now on wakes this
+    /// task too.
+    fn reclaim_line(&mut self) -> Poll<bool> {
         if !self.lent {
-            return true;
+            return Poll::Ready(false);
         }
-        let Reclaimed::Yes(begun) = self.connection().outbox.reclaim() else { return false };
+        let begun = match self.connection().outbox.reclaim() {
+            Reclaimed::NotYet => return Poll::Pending,
+            Reclaimed::Idle => {
+                self.lent = false;
+                return Poll::Ready(true);
+            }
+            Reclaimed::Yes(begun) => begun,
+        };
         self.lent = false;
         if let Some((frame, begun)) = begun {
             self.socket.queue_rest(&frame.payload, begun);
             self.note_in_flight(frame);
         }
-        true
+        Poll::Ready(false)
     }
 
     /// The server's heartbeat.
@@ -294,7 +307,7 @@ impl<S: FrameSocket> Driver<S> {
         if text && self.reliable.is_some() {
             self.owe_beat();
         } else if text {
-            self.socket.queue(&Payload::Text(Bytes::from_static(b"heartbeat")));
+            self.socket.queue(&Payload::Text(Bytes::from_static(HEARTBEAT.as_bytes())));
             self.host.metrics.heartbeats.of(Beat::TextOut).inc();
         }
     }
@@ -306,8 +319,7 @@ impl<S: FrameSocket> Driver<S> {
     }
 
     /// Whether a Pong is the one that was waited for.
-    fn pong(&mut self, payload: &[u8]) -> bool {
-        let now = self.clock().monotonic();
+    fn pong(&mut self, payload: &[u8], now: Duration) -> bool {
         let Some(round_trip) = self.pinged.answered(payload, now) else { return false };
         let micros = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX).max(1);
         self.connection().traffic.round_trip_micros.store(micros, Ordering::Relaxed);
@@ -385,11 +397,17 @@ impl<S: FrameSocket> Driver<S> {
     /// What one frame means.
     fn take(&mut self, inbound: Inbound) -> Result<(), CloseReason> {
         // Read once: a heartbeat costs little more than this.
-        let uptime = self.clock().uptime();
+        let now = self.clock().monotonic();
+        let uptime = now.as_millis() as Millis;
         if self.host.settings.any_frame_counts {
             self.registration.heard_at(uptime);
         }
         match inbound {
+            // What most messages are, known without a look at their characters. It needs no padding.
+            Inbound::Text(text) if self.reliable.is_none() && *text == *HEARTBEAT.as_bytes() => {
+                self.speaks_text = true;
+                self.take_heartbeat(Beat::TextIn, true, uptime)
+            }
             Inbound::Text(text) => {
                 let checked = std::str::from_utf8(&text).map_err(|_| CloseReason::BadUtf8)?;
                 if self.reliable.is_some() {
@@ -398,19 +416,19 @@ impl<S: FrameSocket> Driver<S> {
                 match meaning(checked) {
                     Meaning::Heartbeat(_) => {
                         self.speaks_text = true;
-                        self.limit_padding(text.len())?;
+                        self.limit_padding(text.len(), uptime)?;
                         self.take_heartbeat(Beat::TextIn, true, uptime)
                     }
                     Meaning::Close => Err(CloseReason::EmptyText),
-                    Meaning::Business => self.take_message(Payload::Text, &text),
+                    Meaning::Business => self.take_message(Payload::Text, &text, uptime),
                 }
             }
             Inbound::Binary(_) if self.reliable.is_some() => Err(greet::not_text()),
-            Inbound::Binary(bytes) => self.take_message(Payload::Binary, &bytes),
+            Inbound::Binary(bytes) => self.take_message(Payload::Binary, &bytes, uptime),
             Inbound::Ping => self.take_heartbeat(Beat::PingIn, true, uptime),
             Inbound::Pong(payload) => {
                 // The answer to our own Ping is not the client's haste.
-                let asked_for = self.pong(&payload);
+                let asked_for = self.pong(&payload, now);
                 self.take_heartbeat(Beat::PongIn, !asked_for, uptime)
             }
             Inbound::Close(close) => Err(closed_by_client(close)),
@@ -428,23 +446,21 @@ impl<S: FrameSocket> Driver<S> {
         Ok(())
     }
 
-    fn take_message(&mut self, kind: fn(Bytes) -> Payload, bytes: &Bytes) -> Result<(), CloseReason> {
-        self.limit_message(bytes.len())?;
+    fn take_message(&mut self, kind: fn(Bytes) -> Payload, bytes: &Bytes, uptime: Millis) -> Result<(), CloseReason> {
+        self.limit_message(bytes.len(), uptime)?;
         // A copy: the bytes as read are a window into the read buffer, and would keep all of it.
         self.submit(kind(Bytes::copy_from_slice(bytes)));
         Ok(())
     }
 
-    fn limit_message(&mut self, bytes: usize) -> Result<(), CloseReason> {
+    fn limit_message(&mut self, bytes: usize, uptime: Millis) -> Result<(), CloseReason> {
         let settings = &self.host.settings;
-        let now = self.clock().uptime();
-        self.limiter.message(settings.rates, settings.max_message, bytes, now).map_err(CloseReason::RateLimited)
+        self.limiter.message(settings.rates, settings.max_message, bytes, uptime).map_err(CloseReason::RateLimited)
     }
 
-    fn limit_padding(&mut self, bytes: usize) -> Result<(), CloseReason> {
+    fn limit_padding(&mut self, bytes: usize, uptime: Millis) -> Result<(), CloseReason> {
         let settings = &self.host.settings;
-        let now = self.clock().uptime();
-        self.limiter.padding(settings.rates, settings.max_message, bytes, now).map_err(CloseReason::RateLimited)
+        self.limiter.padding(settings.rates, settings.max_message, bytes, uptime).map_err(CloseReason::RateLimited)
     }
 
     /// Hands a message to the log, and stops reading while that is behind.
@@ -506,7 +522,8 @@ impl<S: FrameSocket> Driver<S> {
         silence >= Millis::from(connection.cadence().timeout)
     }
 
-    fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+    /// `idle` says that the outbox is.
+    fn poll_open(&mut self, mut idle: bool, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
         loop {
             let signals = self.connection().take_signals();
             if signals & signal::SEALED != 0 {
@@ -521,7 +538,8 @@ impl<S: FrameSocket> Driver<S> {
             if self.is_detached() {
                 return self.poll_detached(context);
             }
-            if let Poll::Ready(Err(reason)) = self.poll_write(context) {
+            let nothing_to_write = std::mem::take(&mut idle) && self.is_quiet();
+            if !nothing_to_write && let Poll::Ready(Err(reason)) = self.poll_write(context) {
                 return Poll::Ready(Err(self.last_words(reason, context)));
             }
             let progress = if self.is_paused() { self.poll_pause(context)? } else { self.poll_read(context)? };
@@ -542,10 +560,12 @@ impl<S: FrameSocket> Driver<S> {
 
     fn poll_closing(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let Some(Phase::Closing(closer, reason)) = self.phase.as_deref_mut() else { return Poll::Ready(()) };
-        if closer.is_late(context) {
+        let (lost, flushes_outbox) = (matches!(reason, CloseReason::Lost), reason.flushes_outbox());
+        // Where nobody is left to close and nothing to write, no deadline is begun.
+        let done = lost && self.in_flight.is_none() && self.reliable.is_none();
+        if done || closer.is_late(context) {
             return Poll::Ready(());
         }
-        let flushes_outbox = reason.flushes_outbox();
         let bid_farewell = self.reliable.as_ref().is_some_and(|reliable| reliable.bid_farewell);
         if !bid_farewell && (flushes_outbox || self.is_in_flight()) {
             // What was accepted before the end goes out before the Close; a socket that fails here has nothing to close.
@@ -567,12 +587,10 @@ impl<S: FrameSocket> Future for Driver<S> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         this.connection().register(context);
-        if !this.reclaim_line() {
-            return Poll::Pending;
-        }
+        let mut idle = ready!(this.reclaim_line());
         if !matches!(this.phase.as_deref(), Some(Phase::Closing(..))) {
             loop {
-                match this.poll_open(context) {
+                match this.poll_open(std::mem::take(&mut idle), context) {
                     Poll::Pending => {
                         this.lend_line();
                         return Poll::Pending;

@@ -194,7 +194,7 @@ impl<S: FrameSocket> Driver<S> {
     pub(super) fn take_envelope(&mut self, text: &str, uptime: Millis) -> Result<(), CloseReason> {
         let envelope = envelope::parse(text)?;
         if !matches!(envelope, FromClient::Message { .. }) {
-            self.limit_padding(text.len())?;
+            self.limit_padding(text.len(), uptime)?;
         }
         match envelope {
             FromClient::Heartbeat { received } => {
@@ -212,7 +212,7 @@ impl<S: FrameSocket> Driver<S> {
                 }
                 Ok(())
             }
-            FromClient::Message { sequence, payload } => self.take_numbered(sequence, payload, text.len()),
+            FromClient::Message { sequence, payload } => self.take_numbered(sequence, payload, text.len(), uptime),
             FromClient::Bye { code, reason } => Err(CloseReason::Bye(code, reason)),
             FromClient::Hello { .. } | FromClient::Resume { .. } => {
                 let what = "UNEXPECTED: hello and resume are first frames only";
@@ -221,8 +221,14 @@ impl<S: FrameSocket> Driver<S> {
         }
     }
 
-    fn take_numbered(&mut self, sequence: u64, payload: Payload, frame: usize) -> Result<(), CloseReason> {
-        self.limit_message(frame)?;
+    fn take_numbered(
+        &mut self,
+        sequence: u64,
+        payload: Payload,
+        frame: usize,
+        uptime: Millis,
+    ) -> Result<(), CloseReason> {
+        self.limit_message(frame, uptime)?;
         let committed = self.committed();
         let Some(reliable) = &mut self.reliable else { return Ok(()) };
         if sequence <= reliable.received {
