@@ -60,46 +60,55 @@ pub fn run(
     }
 }
 
-async fn run_plain(host: Arc<Host>, mut socket: impl FrameSocket, handshaken: Handshaken, entry: Entry) {
-    let Handshaken { client_id: named, remote_address, .. } = handshaken;
-    let mut limiter = Limiter::default();
-    let identified = match named {
-        Some(id) => Ok(Identified { client_id: Some(id), first: None, speaks_text: false }),
-        // In a box too: a future is copied whole, more than once, on its way to its task.
-        None => Box::pin(async {
-            tokio::select! {
-                identified = identify(&mut socket, &host.settings, &mut limiter, host.registry.clock(), &host.metrics) => identified,
-                () = host.draining.cancelled() => Err(host.restart()),
+#[expect(clippy::manual_async_fn, reason = "an async function has room for its arguments twice")]
+fn run_plain(
+    host: Arc<Host>,
+    mut socket: impl FrameSocket,
+    handshaken: Handshaken,
+    entry: Entry,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        let Handshaken { client_id: named, remote_address, .. } = handshaken;
+        let mut limiter = Limiter::default();
+        let identified = match named {
+            Some(id) => Ok(Identified { client_id: Some(id), first: None, speaks_text: false }),
+            // In a box too: a future is copied whole, more than once, on its way to its task.
+            None => Box::pin(async {
+                tokio::select! {
+                    identified = identify(&mut socket, &host.settings, &mut limiter, host.registry.clock(), &host.metrics) => identified,
+                    () = host.draining.cancelled() => Err(host.restart()),
+                }
+            })
+            .await,
+        };
+        let identified = match identified {
+            Ok(identified) => identified,
+            Err(reason) => return host.refuse(socket, reason).await,
+        };
+        let admission = match entry.settle() {
+            Ok(admission) => admission,
+            Err(full) => return host.refuse(socket, no_place(full)).await,
+        };
+        let newcomer =
+            Newcomer { client_id: identified.client_id, remote_address: Some(remote_address), subprotocol: "" };
+        match host.registry.join(newcomer).await {
+            Ok(registration) => {
+                let driver = Driver::new(
+                    Arc::clone(&host),
+                    registration,
+                    socket,
+                    limiter,
+                    identified.first,
+                    identified.speaks_text,
+                    admission,
+                );
+                // A task of its own, so that what the handshake needed is freed.
+                host.tasks.spawn(driver);
             }
-        })
-        .await,
-    };
-    let identified = match identified {
-        Ok(identified) => identified,
-        Err(reason) => return host.refuse(socket, reason).await,
-    };
-    let admission = match entry.settle() {
-        Ok(admission) => admission,
-        Err(full) => return host.refuse(socket, no_place(full)).await,
-    };
-    let newcomer = Newcomer { client_id: identified.client_id, remote_address: Some(remote_address), subprotocol: "" };
-    match host.registry.join(newcomer).await {
-        Ok(registration) => {
-            let driver = Driver::new(
-                Arc::clone(&host),
-                registration,
-                socket,
-                limiter,
-                identified.first,
-                identified.speaks_text,
-                admission,
-            );
-            // A task of its own, so that what the handshake needed is freed.
-            host.tasks.spawn(driver);
-        }
-        Err(error) => {
-            let reason = if error == JoinError::Draining { host.restart() } else { error.close_reason(0) };
-            host.refuse(socket, reason).await;
+            Err(error) => {
+                let reason = if error == JoinError::Draining { host.restart() } else { error.close_reason(0) };
+                host.refuse(socket, reason).await;
+            }
         }
     }
 }
