@@ -26,7 +26,7 @@ use super::pinged::Pinged;
 use super::plain::{HEARTBEAT, Meaning, meaning};
 use super::rate::Limiter;
 use super::session::Host;
-use super::{Admission, FrameSocket, Inbound, ServerBeat, greet, wire_limit};
+use super::{Admission, FrameSocket, Inbound, PingPayload, ServerBeat, greet, wire_limit};
 use crate::clock::{Clock, Millis};
 use crate::close::{CloseReason, Excess};
 use crate::event::Payload;
@@ -314,12 +314,12 @@ impl<S: FrameSocket> Driver<S> {
 
     fn ping(&mut self) {
         let now = self.clock().monotonic();
-        self.socket.queue_ping(&self.pinged.next(now));
+        self.socket.queue_ping(self.pinged.next(now));
         self.host.metrics.heartbeats.of(Beat::PingOut).inc();
     }
 
     /// Whether a Pong is the one that was waited for.
-    fn pong(&mut self, payload: &[u8], now: Duration) -> bool {
+    fn pong(&mut self, payload: PingPayload, now: Duration) -> bool {
         let Some(round_trip) = self.pinged.answered(payload, now) else { return false };
         let micros = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX).max(1);
         self.connection().traffic.round_trip_micros.store(micros, Ordering::Relaxed);
@@ -428,7 +428,7 @@ impl<S: FrameSocket> Driver<S> {
             Inbound::Ping => self.take_heartbeat(Beat::PingIn, true, uptime),
             Inbound::Pong(payload) => {
                 // The answer to our own Ping is not the client's haste.
-                let asked_for = self.pong(&payload, now);
+                let asked_for = payload.is_some_and(|payload| self.pong(payload, now));
                 self.take_heartbeat(Beat::PongIn, !asked_for, uptime)
             }
             Inbound::Close(close) => Err(closed_by_client(close)),
@@ -538,7 +538,8 @@ impl<S: FrameSocket> Driver<S> {
             if self.is_detached() {
                 return self.poll_detached(context);
             }
-            let nothing_to_write = std::mem::take(&mut idle) && self.is_quiet();
+            let idle = std::mem::take(&mut idle);
+            let nothing_to_write = self.is_quiet() && (idle || self.connection().outbox.is_idle());
             if !nothing_to_write && let Poll::Ready(Err(reason)) = self.poll_write(context) {
                 return Poll::Ready(Err(self.last_words(reason, context)));
             }

@@ -25,7 +25,7 @@ pub use plain::HEARTBEAT;
 pub use rate::Rates;
 pub use session::{Handshaken, Host, run};
 pub use sessions::Sessions;
-pub use socket::{FrameSocket, Inbound, SocketError};
+pub use socket::{FrameSocket, Inbound, PingPayload, SocketError};
 
 use std::time::Duration;
 

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
+use super::PingPayload;
+
 /// How long a Ping's own Pong is waited for before the next Ping counts instead.
 const AWAITED: Duration = Duration::from_secs(10);
 
@@ -27,7 +29,7 @@ impl Stamp {
         Self(NonZeroU64::MIN.saturating_add(u64::try_from(moment.as_micros()).unwrap_or(u64::MAX)))
     }
 
-    const fn payload(self) -> [u8; 4] {
+    const fn payload(self) -> PingPayload {
         (self.0.get() as u32).to_be_bytes()
     }
 
@@ -48,7 +50,7 @@ struct Probes {
 impl Pinged {
     /// The payload of a Ping that is sent now. One that is on its way is repeated rather than replaced: with a round trip longer than the
     /// interval no Pong would ever match.
-    pub(super) fn next(&mut self, now: Duration) -> [u8; 4] {
+    pub(super) fn next(&mut self, now: Duration) -> PingPayload {
         let on_its_way = self.sent.filter(|_| self.is_awaited(now));
         self.sent.insert(on_its_way.unwrap_or_else(|| Stamp::of(now))).payload()
     }
@@ -75,7 +77,7 @@ impl Pinged {
     }
 
     /// The round trip, if this is the Pong that was awaited; whoever waited is told.
-    pub(super) fn answered(&mut self, payload: &[u8], now: Duration) -> Option<Duration> {
+    pub(super) fn answered(&mut self, payload: PingPayload, now: Duration) -> Option<Duration> {
         let round_trip = self.sent.take_if(|sent| sent.payload() == payload)?.elapsed(now);
         for probe in self.probes.take().into_iter().flat_map(|probes| probes.waiting) {
             // Whoever asked may have stopped waiting.
@@ -111,8 +113,8 @@ mod tests {
         let mut pinged = Pinged::default();
         let first = pinged.next(at(0));
         assert_eq!(pinged.next(at(100)), first, "one that is on its way is repeated");
-        assert_eq!(pinged.answered(&first, at(150)), Some(at(150)));
-        assert_eq!(pinged.answered(&first, at(150)), None, "the Pong of the repetition");
+        assert_eq!(pinged.answered(first, at(150)), Some(at(150)));
+        assert_eq!(pinged.answered(first, at(150)), None, "the Pong of the repetition");
         assert_ne!(pinged.next(at(150)), first);
     }
 
@@ -123,9 +125,8 @@ mod tests {
         let late = AWAITED + at(1);
         let next = pinged.next(late);
         assert_ne!(next, lost);
-        assert_eq!(pinged.answered(&lost, late), None);
-        assert_eq!(pinged.answered(&[], late), None);
-        assert_eq!(pinged.answered(&next, late), Some(Duration::ZERO));
+        assert_eq!(pinged.answered(lost, late), None);
+        assert_eq!(pinged.answered(next, late), Some(Duration::ZERO));
     }
 
     #[test]
@@ -134,7 +135,7 @@ mod tests {
         let lost = pinged.next(at(0));
         let round = Duration::from_micros(1 << 32);
         assert_eq!(pinged.next(round), lost);
-        assert_eq!(pinged.answered(&lost, round + at(3)), Some(at(3)));
+        assert_eq!(pinged.answered(lost, round + at(3)), Some(at(3)));
     }
 
     #[test]
@@ -146,7 +147,7 @@ mod tests {
         assert!(pinged.take_held_back(|| at(0)));
         let payload = pinged.next(at(0));
         assert!(!pinged.probe(vec![two], true, at(0)), "a Pong is awaited already");
-        pinged.answered(&payload, at(7));
+        pinged.answered(payload, at(7));
         assert_eq!((first.try_recv(), second.try_recv()), (Ok(at(7)), Ok(at(7))));
     }
 }

@@ -74,7 +74,7 @@ pub(super) fn frame(bytes: &[u8], max_message: usize) -> Option<Short> {
         TEXT if clear == HEARTBEAT.as_bytes() => Inbound::Text(Bytes::from_static(HEARTBEAT.as_bytes())),
         TEXT => Inbound::Text(std::str::from_utf8(clear).ok().map(|_| Bytes::copy_from_slice(clear))?),
         BINARY => Inbound::Binary(Bytes::copy_from_slice(clear)),
-        PONG => Inbound::Pong(Bytes::copy_from_slice(clear)),
+        PONG => Inbound::Pong((*clear).try_into().ok()),
         _ => return Some(Short::Ping(Pong::new(clear))),
     }))
 }
@@ -96,8 +96,8 @@ mod tests {
             let taken = |first| frame(&masked(first, MASKED | length, &payload), 1_000);
             let bytes = Bytes::from(payload.clone());
             assert_eq!(taken(TEXT), Some(Short::Message(Inbound::Text(bytes.clone()))));
-            assert_eq!(taken(BINARY), Some(Short::Message(Inbound::Binary(bytes.clone()))));
-            assert_eq!(taken(PONG), Some(Short::Message(Inbound::Pong(bytes))));
+            assert_eq!(taken(BINARY), Some(Short::Message(Inbound::Binary(bytes))));
+            assert_eq!(taken(PONG), Some(Short::Message(Inbound::Pong((*payload).try_into().ok()))));
             let Some(Short::Ping(pong)) = taken(PING) else { panic!("a Ping of {length} bytes") };
             assert_eq!(pong.as_bytes(), [&[0x8a, length][..], &payload].concat());
         }

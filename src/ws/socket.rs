@@ -19,7 +19,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 use super::boundaries::Boundaries;
 use super::short::{self, Short};
 use super::wire::{Synchronous, Wire};
-use crate::connection::{FrameSocket, Inbound, SocketError};
+use crate::connection::{FrameSocket, Inbound, PingPayload, SocketError};
 use crate::event::Payload;
 use crate::line::{FrameHeader, Line, Opcode};
 
@@ -48,7 +48,6 @@ pub struct WsSocket<S> {
 }
 
 /// Encoded frames that wait to be written: one burst at most, and never nothing.
-#[derive(Default)]
 struct Out {
     bytes: Vec<u8>,
     /// How many of them the kernel has taken.
@@ -196,10 +195,16 @@ impl<S: Wire> WsSocket<S> {
     }
 
     fn put(&mut self, header: FrameHeader, payload: &[u8]) {
-        let (header, out) = (header.as_bytes(), &mut self.out.get_or_insert_default().bytes);
-        out.reserve(header.len() + payload.len());
-        out.extend_from_slice(header);
-        out.extend_from_slice(payload);
+        let header = header.as_bytes();
+        match &mut self.out {
+            // In one step: most of what is written is one small frame.
+            None => self.out = Some(Box::new(Out { bytes: [header, payload].concat(), written: 0 })),
+            Some(out) => {
+                out.bytes.reserve(header.len() + payload.len());
+                out.bytes.extend_from_slice(header);
+                out.bytes.extend_from_slice(payload);
+            }
+        }
     }
 }
 
@@ -238,7 +243,7 @@ impl<S: Wire> FrameSocket for WsSocket<S> {
             }
             Message::Pong(payload) => {
                 machine.control(payload.len());
-                Inbound::Pong(payload)
+                Inbound::Pong((*payload).try_into().ok())
             }
             Message::Close(close) => {
                 machine.closing = true;
@@ -273,11 +278,13 @@ impl<S: Wire> FrameSocket for WsSocket<S> {
     fn queue_rest(&mut self, payload: &Payload, written: usize) {
         self.queue(payload);
         // As if this socket had begun it: nothing else may come before the rest.
-        self.out.get_or_insert_default().written = written;
+        if let Some(out) = &mut self.out {
+            out.written = written;
+        }
     }
 
-    fn queue_ping(&mut self, payload: &[u8]) {
-        self.put(FrameHeader::new(Opcode::Ping, payload.len()), payload);
+    fn queue_ping(&mut self, payload: PingPayload) {
+        self.put(FrameHeader::new(Opcode::Ping, payload.len()), &payload);
     }
 
     fn is_idle(&self) -> bool {
