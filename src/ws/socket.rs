@@ -368,6 +368,9 @@ fn error_of(error: tungstenite::Error) -> Poll<SocketError> {
 mod tests {
     use super::*;
     use std::future::poll_fn;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Wake, Waker};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
     const TEXT: u8 = 0x81;
@@ -443,6 +446,52 @@ mod tests {
         socket.start_close(1000, "");
         reads_nothing(&mut socket).await;
         assert!(socket.machine.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_pong_never_comes_into_the_middle_of_a_frame() {
+        let (mut client, server) = duplex(16);
+        let mut socket = WsSocket::new(server, &[], 1 << 16);
+        socket.queue(&Payload::Text("x".repeat(20).into()));
+        assert!(poll_fn(|context| Poll::Ready(socket.poll_flush(context).is_pending())).await);
+        let mut taken = [0; 22 + 3];
+        // There is room now, and the frame is half out.
+        client.read_exact(&mut taken[..16]).await.expect("its beginning");
+        client.write_all(&frame(PING, b"p")).await.expect("room");
+        assert_eq!(read(&mut socket).await, Inbound::Ping);
+        reads_nothing(&mut socket).await;
+        assert_eq!(poll_fn(|context| socket.poll_flush(context)).await, Ok(()));
+        client.read_exact(&mut taken[16..]).await.expect("the rest and the Pong");
+        assert_eq!(taken, *b"\x81\x14xxxxxxxxxxxxxxxxxxxx\x8a\x01p");
+    }
+
+    /// Whether a task was woken.
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_task_is_woken_when_the_rest_of_a_pong_can_be_written() {
+        let (mut client, server) = duplex(16);
+        let mut socket = WsSocket::new(server, &[], 1 << 16);
+        let woken = Arc::new(Woken(AtomicBool::new(false)));
+        let waker = Waker::from(Arc::clone(&woken));
+        for _ in 0..2 {
+            client.write_all(&frame(PING, &[7; 10])).await.expect("the server reads");
+            let read = socket.poll_read(&mut Context::from_waker(&waker));
+            assert_eq!(read, Poll::Ready(Ok(Inbound::Ping)));
+        }
+        assert_eq!(socket.buffered(), 8, "the client has not read the first");
+        client.read_exact(&mut [0; 16]).await.expect("one and a third");
+        assert!(woken.0.load(Ordering::SeqCst));
+        assert_eq!(poll_fn(|context| socket.poll_flush(context)).await, Ok(()));
+        let mut rest = [0; 8];
+        client.read_exact(&mut rest).await.expect("the rest");
+        assert_eq!(rest, [7; 8]);
     }
 
     #[tokio::test]
