@@ -91,6 +91,12 @@ impl Clock {
         self.inner.origin.elapsed().as_millis() as Millis
     }
 
+    /// Monotonic time since the clock was made, to the nanosecond.
+    #[must_use]
+    pub fn monotonic(&self) -> Duration {
+        self.inner.origin.elapsed()
+    }
+
     /// Liveness time now.
     #[must_use]
     pub fn now(&self) -> Millis {

@@ -118,9 +118,10 @@ impl Line {
 
 impl AsyncRead for Line {
     fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let room = buffer.initialize_unfilled();
         loop {
             ready!(self.0.poll_read_ready(context))?;
+            // Only now: a driver asks once more than there is something, and room that nothing is read into need not be cleared.
+            let room = buffer.initialize_unfilled();
             let mut read = None;
             let tried = self.0.try_io(Interest::READABLE, || {
                 let count = self.read_from_kernel(room)?;

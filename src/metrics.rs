@@ -2,8 +2,8 @@
 //!
 //! Names follow Prometheus: the prefix `heartwire_`, base units, `_total` for counters (added on encoding). No client id is ever a label.
 
-use std::collections::BTreeMap;
 use std::fmt::Debug;
+use std::marker::PhantomData;
 
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -17,12 +17,31 @@ use crate::event::KindTag;
 
 type Label = Vec<(&'static str, &'static str)>;
 
-/// Counters for every value of a small enum, looked up without a lock and present from the start.
-pub struct CounterPer<T: Ord + Copy> {
-    counters: BTreeMap<T, Counter>,
+/// A small enum whose values are counted apart.
+pub trait Counted: Copy + Debug {
+    /// The place of a value among all of the enum's, in the order in which they are declared.
+    fn place(self) -> usize;
 }
 
-impl<T: Ord + Copy + Debug> CounterPer<T> {
+macro_rules! counted {
+    ($($name:ty),*) => {
+        $(impl Counted for $name {
+            fn place(self) -> usize {
+                self as usize
+            }
+        })*
+    };
+}
+
+counted!(KindTag, Cause, Handshake, Refusal, Beat, SendOutcome, MailOutcome, Resume);
+
+/// Counters for every value of a small enum, looked up without a lock or a search and present from the start.
+pub struct CounterPer<T: Counted> {
+    counters: Box<[Counter]>,
+    of: PhantomData<T>,
+}
+
+impl<T: Counted> CounterPer<T> {
     fn register(
         registry: &mut Registry,
         name: &str,
@@ -31,10 +50,12 @@ impl<T: Ord + Copy + Debug> CounterPer<T> {
         values: &[(T, &'static str)],
     ) -> Self {
         let family = Family::<Label, Counter>::default();
-        let counters =
-            values.iter().map(|(value, text)| (*value, family.get_or_create_owned(&vec![(label, *text)]))).collect();
+        let mut counters = vec![Counter::default(); values.len()];
+        for (value, text) in values {
+            counters[value.place()] = family.get_or_create_owned(&vec![(label, *text)]);
+        }
         registry.register(name, help, family);
-        Self { counters }
+        Self { counters: counters.into(), of: PhantomData }
     }
 
     /// The counter of one value.
@@ -43,7 +64,7 @@ impl<T: Ord + Copy + Debug> CounterPer<T> {
     /// Never for the values it was made with, which are all of the enum's.
     #[must_use]
     pub fn of(&self, value: T) -> &Counter {
-        &self.counters[&value]
+        &self.counters[value.place()]
     }
 }
 

@@ -188,8 +188,7 @@ impl Outbox {
     /// Whether there is nothing to pop, not even the news that something was late.
     #[must_use]
     pub fn is_idle(&self) -> bool {
-        let queue = self.queue();
-        queue.waiting.is_none() && queue.expired == 0
+        self.queue().is_idle()
     }
 
     /// Frames and bytes waiting.
@@ -200,6 +199,10 @@ impl Outbox {
 }
 
 impl Queue {
+    const fn is_idle(&self) -> bool {
+        self.waiting.is_none() && self.expired == 0
+    }
+
     fn push(&mut self, frame: Frame, limits: OutboxLimits, mail: bool) -> Result<(), (Refused, Frame)> {
         if self.closed {
             return Err((Refused::Closed, frame));

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 
 /// The most places of [`Admissions`] for handshakes that may go on with a session, which has a place already.
 pub const MOST_PROVISIONAL: usize = 256;
@@ -39,8 +39,17 @@ pub enum Full {
 
 /// One connection's place; dropping it gives the place back.
 pub struct Admission {
-    _place: OwnedSemaphorePermit,
+    _place: Place,
     _address: Option<Box<AddressPlace>>,
+}
+
+/// One of those in all. Unlike the semaphore's own permit it is always one, and so takes no room to say how many it is.
+struct Place(Arc<Semaphore>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.add_permits(1);
+    }
 }
 
 /// What a handshake is let in with.
@@ -116,8 +125,8 @@ impl Places {
             None => None,
             Some(counts) => Some(Box::new(counts.enter(address).ok_or(Full::Address)?)),
         };
-        let place = Arc::clone(&self.free).try_acquire_owned().map_err(|_| Full::Node)?;
-        Ok(Admission { _place: place, _address: of_address })
+        self.free.try_acquire().map_err(|_| Full::Node)?.forget();
+        Ok(Admission { _place: Place(Arc::clone(&self.free)), _address: of_address })
     }
 }
 

@@ -19,7 +19,9 @@ const READ_BURST: usize = 32;
 /// Takes a socket through its closing handshake.
 pub(super) struct Closer {
     step: Step,
-    deadline: Pin<Box<Sleep>>,
+    until: Instant,
+    /// Made when it is first asked for: who is lost is not waited for.
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -36,12 +38,13 @@ enum Step {
 
 impl Closer {
     pub(super) fn new() -> Self {
-        Self { step: Step::Flush, deadline: Box::pin(sleep_until(Instant::now() + CLOSE_DEADLINE)) }
+        Self { step: Step::Flush, until: Instant::now() + CLOSE_DEADLINE, deadline: None }
     }
 
     /// Whether the time is up.
     pub(super) fn is_late(&mut self, context: &mut Context<'_>) -> bool {
-        self.deadline.as_mut().poll(context).is_ready()
+        let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep_until(self.until)));
+        deadline.as_mut().poll(context).is_ready()
     }
 
     /// Ready when the socket may be dropped.

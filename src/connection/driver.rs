@@ -20,12 +20,13 @@ use self::reliable::Reliable;
 use self::resume::Detached;
 use super::closer::Closer;
 use super::deadline::Deadline;
+use super::dues::Dues;
 use super::identify::{close_reason, closed_by_client};
 use super::pinged::Pinged;
-use super::plain::{Meaning, meaning};
+use super::plain::{HEARTBEAT, Meaning, meaning};
 use super::rate::Limiter;
 use super::session::Host;
-use super::{Admission, FrameSocket, Inbound, ServerBeat, greet, wire_limit};
+use super::{Admission, FrameSocket, Inbound, PingPayload, ServerBeat, greet, wire_limit};
 use crate::clock::{Clock, Millis};
 use crate::close::{CloseReason, Excess};
 use crate::event::Payload;
@@ -64,12 +65,12 @@ struct Pause {
     deadline: Deadline,
 }
 
+/// What a connection is in that is not open.
 enum Phase {
-    Open,
-    Paused(Box<Pause>),
+    Paused(Pause),
     /// The socket is lost, and a resume may bring another.
-    Detached(Box<Detached>),
-    Closing(Box<(Closer, CloseReason)>),
+    Detached(Detached),
+    Closing(Closer, CloseReason),
 }
 
 /// One connection's task.
@@ -78,17 +79,13 @@ pub(super) struct Driver<S> {
     registration: Registration,
     host: Arc<Host>,
     socket: S,
-    phase: Phase,
+    /// None while it is open: most connections wait most of the time, and what only the others need is in boxes.
+    phase: Option<Box<Phase>>,
     limiter: Limiter,
-    /// None while nothing is: most connections wait most of the time, and what only the others need is not in here.
+    /// None while nothing is.
     in_flight: Option<Box<InFlight>>,
     pinged: Pinged,
-    /// What named the client and is still to be dealt with.
-    first: Option<Box<Inbound>>,
-    /// Runs while a write waits for the client.
-    write_deadline: Option<Deadline>,
-    /// When the message that is being assembled began; 0 for none.
-    partial_since: Millis,
+    dues: Dues,
     speaks_text: bool,
     /// Senders may be writing to the line.
     lent: bool,
@@ -98,6 +95,7 @@ pub(super) struct Driver<S> {
 }
 
 impl<S: FrameSocket> Driver<S> {
+    /// `first` is what named the client, if it is still to be dealt with.
     pub(super) fn new(
         host: Arc<Host>,
         registration: Registration,
@@ -107,22 +105,26 @@ impl<S: FrameSocket> Driver<S> {
         speaks_text: bool,
         admission: Admission,
     ) -> Self {
-        Self {
+        let mut driver = Self {
             registration,
             host,
             socket,
-            phase: Phase::Open,
+            phase: None,
             limiter,
             in_flight: None,
             pinged: Pinged::default(),
-            first: first.map(Box::new),
-            write_deadline: None,
-            partial_since: 0,
+            dues: Dues::default(),
             speaks_text,
             lent: false,
             admission,
             reliable: None,
+        };
+        if let Some(first) = first
+            && let Err(reason) = driver.take(first)
+        {
+            driver.end(reason);
         }
+        driver
     }
 
     fn connection(&self) -> &Arc<Connection> {
@@ -131,6 +133,18 @@ impl<S: FrameSocket> Driver<S> {
 
     fn clock(&self) -> &Clock {
         self.registration.registry().clock()
+    }
+
+    fn is_open(&self) -> bool {
+        self.phase.is_none()
+    }
+
+    fn is_paused(&self) -> bool {
+        matches!(self.phase.as_deref(), Some(Phase::Paused(_)))
+    }
+
+    fn is_detached(&self) -> bool {
+        matches!(self.phase.as_deref(), Some(Phase::Detached(_)))
     }
 
     fn end(&mut self, reason: CloseReason) {
@@ -142,7 +156,7 @@ impl<S: FrameSocket> Driver<S> {
     fn begin_closing(&mut self) {
         let reason = self.connection().ending().unwrap_or(CloseReason::Internal);
         // With no socket there is nothing to write it to.
-        if !reason.flushes_outbox() || matches!(self.phase, Phase::Detached(_)) {
+        if !reason.flushes_outbox() || self.is_detached() {
             self.drop_outbox();
         }
         self.end_session();
@@ -150,8 +164,8 @@ impl<S: FrameSocket> Driver<S> {
         self.connection().set_paused(false);
         self.pinged.give_up();
         // From here on the deadline of the Close is the only one.
-        self.write_deadline = None;
-        self.phase = Phase::Closing(Box::new((Closer::new(), reason)));
+        self.dues.written();
+        self.phase = Some(Box::new(Phase::Closing(Closer::new(), reason)));
     }
 
     fn drop_outbox(&self) {
@@ -167,8 +181,7 @@ impl<S: FrameSocket> Driver<S> {
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(close_reason(error))),
                 Poll::Pending => {
                     let (timeout, clock) = (self.host.settings.write_timeout, self.registration.registry().clock());
-                    let deadline = self.write_deadline.get_or_insert_with(|| Deadline::after(timeout, clock));
-                    ready!(deadline.poll(clock, context));
+                    ready!(self.dues.poll_write(timeout, clock, context));
                     return Poll::Ready(Err(CloseReason::SlowClient));
                 }
             }
@@ -180,8 +193,9 @@ impl<S: FrameSocket> Driver<S> {
 
     /// Everything handed to the socket has been taken by the kernel.
     fn written(&mut self) {
-        self.write_deadline = None;
-        if self.pinged.take_held_back() {
+        self.dues.written();
+        let clock = self.registration.registry().clock();
+        if self.pinged.take_held_back(|| clock.monotonic()) {
             self.ping();
         }
         if self.reliable.is_some() {
@@ -206,7 +220,7 @@ impl<S: FrameSocket> Driver<S> {
 
     /// Whether the client takes what it is sent, as far as is known.
     fn takes_writes(&self) -> bool {
-        self.write_deadline.is_none() && !matches!(self.phase, Phase::Detached(_))
+        !self.dues.is_write_waiting() && !self.is_detached()
     }
 
     /// Moves frames from the outbox to the socket; false if there are none.
@@ -239,26 +253,39 @@ impl<S: FrameSocket> Driver<S> {
 
     /// Lends the line to senders when there is nothing to write, so that they need not wake this task.
     fn lend_line(&mut self) {
-        let quiet = matches!(self.phase, Phase::Open) && self.in_flight.is_none() && self.write_deadline.is_none();
-        if quiet && self.reliable.is_none() && self.socket.is_idle() {
+        if self.is_open() && self.is_quiet() {
             let socket = &self.socket;
             self.lent = self.registration.connection().outbox.lend(|| socket.line());
         }
     }
 
-    /// Takes the line back, before anything is read or written: an answer to what is read may be written too. False while a sender writes, which wakes
-    /// this task when it has; it waits for nobody.
-    fn reclaim_line(&mut self) -> bool {
+    /// Whether there is nothing to write, and nothing was begun, beside what may be in the outbox.
+    fn is_quiet(&self) -> bool {
+        let waits = self.in_flight.is_some() || self.dues.is_write_waiting();
+        !waits && self.reliable.is_none() && self.socket.is_idle()
+    }
+
+    /// Takes the line back, before anything is read or written: an answer to what is read may be written too. Pending while a sender writes, which wakes
+    /// this task when it has; it waits for nobody. Ready with whether the outbox is known to be idle: whoever puts something in it from now on wakes this
+    /// task too.
+    fn reclaim_line(&mut self) -> Poll<bool> {
         if !self.lent {
-            return true;
+            return Poll::Ready(false);
         }
-        let Reclaimed::Yes(begun) = self.connection().outbox.reclaim() else { return false };
+        let begun = match self.connection().outbox.reclaim() {
+            Reclaimed::NotYet => return Poll::Pending,
+            Reclaimed::Idle => {
+                self.lent = false;
+                return Poll::Ready(true);
+            }
+            Reclaimed::Yes(begun) => begun,
+        };
         self.lent = false;
         if let Some((frame, begun)) = begun {
             self.socket.queue_rest(&frame.payload, begun);
             self.note_in_flight(frame);
         }
-        true
+        Poll::Ready(false)
     }
 
     /// The server's heartbeat.
@@ -280,19 +307,20 @@ impl<S: FrameSocket> Driver<S> {
         if text && self.reliable.is_some() {
             self.owe_beat();
         } else if text {
-            self.socket.queue(&Payload::Text(Bytes::from_static(b"heartbeat")));
+            self.socket.queue(&Payload::Text(Bytes::from_static(HEARTBEAT.as_bytes())));
             self.host.metrics.heartbeats.of(Beat::TextOut).inc();
         }
     }
 
     fn ping(&mut self) {
-        self.socket.queue_ping(&self.pinged.next());
+        let now = self.clock().monotonic();
+        self.socket.queue_ping(self.pinged.next(now));
         self.host.metrics.heartbeats.of(Beat::PingOut).inc();
     }
 
     /// Whether a Pong is the one that was waited for.
-    fn pong(&mut self, payload: &[u8]) -> bool {
-        let Some(round_trip) = self.pinged.answered(payload) else { return false };
+    fn pong(&mut self, payload: PingPayload, now: Duration) -> bool {
+        let Some(round_trip) = self.pinged.answered(payload, now) else { return false };
         let micros = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX).max(1);
         self.connection().traffic.round_trip_micros.store(micros, Ordering::Relaxed);
         true
@@ -300,8 +328,8 @@ impl<S: FrameSocket> Driver<S> {
 
     fn obey(&mut self, signals: u32) {
         if signals & signal::PROBE != 0 {
-            let probes = self.connection().take_probes();
-            if self.pinged.probe(probes, self.takes_writes()) {
+            let (probes, now) = (self.connection().take_probes(), self.clock().monotonic());
+            if self.pinged.probe(probes, self.takes_writes(), now) {
                 self.ping();
             }
         }
@@ -312,17 +340,14 @@ impl<S: FrameSocket> Driver<S> {
 
     /// Reads frames until there are none, reading has to stop, or the connection ends. Ready(Ok) when there is more to do at once.
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
-        if let Some(first) = self.first.take() {
-            self.take(*first)?;
-        }
         for _ in 0..READ_BURST {
-            if matches!(self.phase, Phase::Paused(_)) {
+            if self.is_paused() {
                 return Poll::Ready(Ok(()));
             }
             match self.socket.poll_read(context) {
                 Poll::Ready(Ok(inbound)) => {
                     if self.socket.partial_bytes() == 0 {
-                        self.partial_since = 0;
+                        self.dues.assembled();
                     }
                     self.take(inbound)?;
                 }
@@ -340,7 +365,7 @@ impl<S: FrameSocket> Driver<S> {
     /// Why a connection ends that failed to be written to. What its client said before it went may still wait to be read, its Close too. While
     /// the log has no room for that it is not read, and lost with the socket: then a Close behind it does not make a good end of it.
     fn last_words(&mut self, reason: CloseReason, context: &mut Context<'_>) -> CloseReason {
-        if reason != CloseReason::Lost || !matches!(self.phase, Phase::Open) {
+        if reason != CloseReason::Lost || !self.is_open() {
             return reason;
         }
         for _ in 0..LAST_WORDS / READ_BURST {
@@ -361,11 +386,8 @@ impl<S: FrameSocket> Driver<S> {
         if self.host.settings.any_frame_counts {
             self.registration.heard();
         }
-        let now = self.clock().now().max(1);
-        if self.partial_since == 0 {
-            self.partial_since = now;
-        }
-        let late = now.saturating_sub(self.partial_since) > ASSEMBLY_DEADLINE;
+        let now = self.clock().now();
+        let late = now.saturating_sub(self.dues.partial_since(now)) > ASSEMBLY_DEADLINE;
         if late || partial > wire_limit(self.host.settings.max_message) {
             return Err(CloseReason::RateLimited(Excess::Fragments));
         }
@@ -375,11 +397,17 @@ impl<S: FrameSocket> Driver<S> {
     /// What one frame means.
     fn take(&mut self, inbound: Inbound) -> Result<(), CloseReason> {
         // Read once: a heartbeat costs little more than this.
-        let uptime = self.clock().uptime();
+        let now = self.clock().monotonic();
+        let uptime = now.as_millis() as Millis;
         if self.host.settings.any_frame_counts {
             self.registration.heard_at(uptime);
         }
         match inbound {
+            // What most messages are, known without a look at their characters. It needs no padding.
+            Inbound::Text(text) if self.reliable.is_none() && *text == *HEARTBEAT.as_bytes() => {
+                self.speaks_text = true;
+                self.take_heartbeat(Beat::TextIn, true, uptime)
+            }
             Inbound::Text(text) => {
                 let checked = std::str::from_utf8(&text).map_err(|_| CloseReason::BadUtf8)?;
                 if self.reliable.is_some() {
@@ -388,19 +416,19 @@ impl<S: FrameSocket> Driver<S> {
                 match meaning(checked) {
                     Meaning::Heartbeat(_) => {
                         self.speaks_text = true;
-                        self.limit_padding(text.len())?;
+                        self.limit_padding(text.len(), uptime)?;
                         self.take_heartbeat(Beat::TextIn, true, uptime)
                     }
                     Meaning::Close => Err(CloseReason::EmptyText),
-                    Meaning::Business => self.take_message(Payload::Text, &text),
+                    Meaning::Business => self.take_message(Payload::Text, &text, uptime),
                 }
             }
             Inbound::Binary(_) if self.reliable.is_some() => Err(greet::not_text()),
-            Inbound::Binary(bytes) => self.take_message(Payload::Binary, &bytes),
+            Inbound::Binary(bytes) => self.take_message(Payload::Binary, &bytes, uptime),
             Inbound::Ping => self.take_heartbeat(Beat::PingIn, true, uptime),
             Inbound::Pong(payload) => {
                 // The answer to our own Ping is not the client's haste.
-                let asked_for = self.pong(&payload);
+                let asked_for = payload.is_some_and(|payload| self.pong(payload, now));
                 self.take_heartbeat(Beat::PongIn, !asked_for, uptime)
             }
             Inbound::Close(close) => Err(closed_by_client(close)),
@@ -418,23 +446,21 @@ impl<S: FrameSocket> Driver<S> {
         Ok(())
     }
 
-    fn take_message(&mut self, kind: fn(Bytes) -> Payload, bytes: &Bytes) -> Result<(), CloseReason> {
-        self.limit_message(bytes.len())?;
+    fn take_message(&mut self, kind: fn(Bytes) -> Payload, bytes: &Bytes, uptime: Millis) -> Result<(), CloseReason> {
+        self.limit_message(bytes.len(), uptime)?;
         // A copy: the bytes as read are a window into the read buffer, and would keep all of it.
         self.submit(kind(Bytes::copy_from_slice(bytes)));
         Ok(())
     }
 
-    fn limit_message(&mut self, bytes: usize) -> Result<(), CloseReason> {
+    fn limit_message(&mut self, bytes: usize, uptime: Millis) -> Result<(), CloseReason> {
         let settings = &self.host.settings;
-        let now = self.clock().uptime();
-        self.limiter.message(settings.rates, settings.max_message, bytes, now).map_err(CloseReason::RateLimited)
+        self.limiter.message(settings.rates, settings.max_message, bytes, uptime).map_err(CloseReason::RateLimited)
     }
 
-    fn limit_padding(&mut self, bytes: usize) -> Result<(), CloseReason> {
+    fn limit_padding(&mut self, bytes: usize, uptime: Millis) -> Result<(), CloseReason> {
         let settings = &self.host.settings;
-        let now = self.clock().uptime();
-        self.limiter.padding(settings.rates, settings.max_message, bytes, now).map_err(CloseReason::RateLimited)
+        self.limiter.padding(settings.rates, settings.max_message, bytes, uptime).map_err(CloseReason::RateLimited)
     }
 
     /// Hands a message to the log, and stops reading while that is behind.
@@ -450,12 +476,13 @@ impl<S: FrameSocket> Driver<S> {
 
     fn pause(&mut self, message: Option<(Payload, BoxFuture<'static, Slot>)>) {
         self.connection().set_paused(true);
-        self.phase = Phase::Paused(Box::new(Pause { message, deadline: Deadline::after(LOG_DEADLINE, self.clock()) }));
+        let deadline = Deadline::after(LOG_DEADLINE, self.clock());
+        self.phase = Some(Box::new(Phase::Paused(Pause { message, deadline })));
     }
 
     /// Waits until the log has caught up. Ready(Ok) when reading may go on.
     fn poll_pause(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
-        let Phase::Paused(pause) = &mut self.phase else { return Poll::Ready(Ok(())) };
+        let Some(Phase::Paused(pause)) = self.phase.as_deref_mut() else { return Poll::Ready(Ok(())) };
         if let Some((_, room)) = &mut pause.message
             && let Poll::Ready(room) = room.as_mut().poll(context)
             && let Some((payload, _)) = pause.message.take()
@@ -467,7 +494,7 @@ impl<S: FrameSocket> Driver<S> {
             ready!(pause.deadline.poll(self.registration.registry().clock(), context));
             return Poll::Ready(Err(CloseReason::Overloaded));
         }
-        self.phase = Phase::Open;
+        self.phase = None;
         self.registration.listen_again();
         Poll::Ready(Ok(()))
     }
@@ -486,11 +513,7 @@ impl<S: FrameSocket> Driver<S> {
         }
         // More than one burst is read on, and judged by the next look.
         let all_was_read = floods || !self.socket.asks_kernel();
-        if all_was_read && matches!(self.phase, Phase::Open) && self.is_silent() {
-            Err(CloseReason::HeartbeatTimeout)
-        } else {
-            Ok(())
-        }
+        if all_was_read && self.is_open() && self.is_silent() { Err(CloseReason::HeartbeatTimeout) } else { Ok(()) }
     }
 
     fn is_silent(&self) -> bool {
@@ -499,7 +522,8 @@ impl<S: FrameSocket> Driver<S> {
         silence >= Millis::from(connection.cadence().timeout)
     }
 
-    fn poll_open(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
+    /// `idle` says that the outbox is.
+    fn poll_open(&mut self, mut idle: bool, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
         loop {
             let signals = self.connection().take_signals();
             if signals & signal::SEALED != 0 {
@@ -511,19 +535,18 @@ impl<S: FrameSocket> Driver<S> {
                 self.go_on()?;
                 continue;
             }
-            if let Phase::Detached(_) = self.phase {
+            if self.is_detached() {
                 return self.poll_detached(context);
             }
-            if let Poll::Ready(Err(reason)) = self.poll_write(context) {
+            let idle = std::mem::take(&mut idle);
+            let nothing_to_write = self.is_quiet() && (idle || self.connection().outbox.is_idle());
+            if !nothing_to_write && let Poll::Ready(Err(reason)) = self.poll_write(context) {
                 return Poll::Ready(Err(self.last_words(reason, context)));
             }
-            let progress = match self.phase {
-                Phase::Paused(_) => self.poll_pause(context)?,
-                _ => self.poll_read(context)?,
-            };
-            if signals & signal::EXPIRE != 0 && matches!(self.phase, Phase::Open) {
+            let progress = if self.is_paused() { self.poll_pause(context)? } else { self.poll_read(context)? };
+            if signals & signal::EXPIRE != 0 && self.is_open() {
                 self.expire(context)?;
-                if matches!(self.phase, Phase::Paused(_)) {
+                if self.is_paused() {
                     // What it read has to wait for the log, and nothing else would wake this task for that.
                     continue;
                 }
@@ -537,19 +560,21 @@ impl<S: FrameSocket> Driver<S> {
     }
 
     fn poll_closing(&mut self, context: &mut Context<'_>) -> Poll<()> {
-        let Phase::Closing(closing) = &mut self.phase else { return Poll::Ready(()) };
-        if closing.0.is_late(context) {
+        let Some(Phase::Closing(closer, reason)) = self.phase.as_deref_mut() else { return Poll::Ready(()) };
+        let (lost, flushes_outbox) = (matches!(reason, CloseReason::Lost), reason.flushes_outbox());
+        // Where nobody is left to close and nothing to write, no deadline is begun.
+        let done = lost && self.in_flight.is_none() && self.reliable.is_none();
+        if done || closer.is_late(context) {
             return Poll::Ready(());
         }
         let bid_farewell = self.reliable.as_ref().is_some_and(|reliable| reliable.bid_farewell);
-        if !bid_farewell && (closing.1.flushes_outbox() || self.is_in_flight()) {
+        if !bid_farewell && (flushes_outbox || self.is_in_flight()) {
             // What was accepted before the end goes out before the Close; a socket that fails here has nothing to close.
             if ready!(self.poll_write(context)).is_err() {
                 return Poll::Ready(());
             }
         }
-        let Phase::Closing(closing) = &mut self.phase else { return Poll::Ready(()) };
-        let (closer, reason) = &mut **closing;
+        let Some(Phase::Closing(closer, reason)) = self.phase.as_deref_mut() else { return Poll::Ready(()) };
         if let Some(reliable) = &mut self.reliable {
             reliable.bid_farewell(&mut self.socket, reason);
         }
@@ -563,12 +588,10 @@ impl<S: FrameSocket> Future for Driver<S> {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
         let this = &mut *self;
         this.connection().register(context);
-        if !this.reclaim_line() {
-            return Poll::Pending;
-        }
-        if !matches!(this.phase, Phase::Closing(_)) {
+        let mut idle = ready!(this.reclaim_line());
+        if !matches!(this.phase.as_deref(), Some(Phase::Closing(..))) {
             loop {
-                match this.poll_open(context) {
+                match this.poll_open(std::mem::take(&mut idle), context) {
                     Poll::Pending => {
                         this.lend_line();
                         return Poll::Pending;
@@ -587,5 +610,21 @@ impl<S: FrameSocket> Future for Driver<S> {
         let cut_off = this.in_flight.as_ref().map_or(0, |in_flight| in_flight.frames);
         this.host.metrics.sends.of(SendOutcome::Dropped).inc_by(cut_off);
         Poll::Ready(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a plain socket takes; a test in `ws` holds it to that.
+    type PlainSocket = [usize; 4];
+
+    #[test]
+    fn the_task_of_a_plain_connection_is_within_256_bytes() {
+        // What tokio puts around a future: header, scheduler, id and trailer.
+        const TASK: usize = 96;
+        let tracked = size_of::<tokio_util::task::task_tracker::TrackedFuture<Driver<PlainSocket>>>();
+        assert!(TASK + tracked <= 256, "{tracked}");
     }
 }

@@ -4,6 +4,7 @@ mod admission;
 mod closer;
 mod deadline;
 mod driver;
+mod dues;
 mod envelope;
 #[cfg(any(test, feature = "fuzzing"))]
 #[doc(hidden)]
@@ -20,10 +21,11 @@ mod socket;
 mod tests;
 
 pub use admission::{Admission, Admissions, Entry, Full, MOST_PROVISIONAL, Provisional};
+pub use plain::HEARTBEAT;
 pub use rate::Rates;
 pub use session::{Handshaken, Host, run};
 pub use sessions::Sessions;
-pub use socket::{AnySocket, FrameSocket, Inbound, SocketError};
+pub use socket::{AnySocket, FrameSocket, Inbound, PingPayload, SocketError};
 
 use std::time::Duration;
 

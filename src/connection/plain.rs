@@ -11,7 +11,8 @@ pub(super) enum Meaning<'a> {
     Business,
 }
 
-const HEARTBEAT: &str = "heartbeat";
+/// "I am alive", as most clients say it, and as the server does.
+pub const HEARTBEAT: &str = "heartbeat";
 
 /// The meaning of a text message, trimmed of ASCII white space.
 pub(super) fn meaning(text: &str) -> Meaning<'_> {

@@ -1,10 +1,13 @@
-//! How fast one client may send: three token buckets of eight bytes each.
+//! How fast one client may send: token buckets, of which a client that only heartbeats has one.
 
 use crate::clock::Millis;
 use crate::close::Excess;
 
-/// Heartbeats, Pings and Pongs a second: a hundred times what a lively client needs.
-const CONTROL_PER_SECOND: u64 = 100;
+/// Milliseconds that a heartbeat, Ping or Pong takes of the rate: a hundred a second are a hundred times what a lively client needs.
+const CONTROL_COST: Millis = 10;
+
+/// How many of them may come at once: two seconds' worth.
+const CONTROL_BURST: u32 = 200;
 
 /// Bytes of a heartbeat or an acknowledgement that are free; the longest client id fits.
 const CONTROL_TEXT: usize = 256;
@@ -37,12 +40,36 @@ impl Bucket {
     }
 }
 
-/// The buckets of one client.
+/// The bucket of what each costs the same: the same in units of that cost, which fits in 32 bits for 497 days; then it begins anew.
 #[derive(Clone, Copy, Default, Debug)]
+struct Even(u32);
+
+impl Even {
+    /// Takes one at a moment, if no more than `burst` are then owed.
+    fn take(&mut self, now: u32, burst: u32) -> bool {
+        // Never more than a burst is owed, so what looks like more is a moment that is past.
+        let owed = Some(self.0.wrapping_sub(now)).filter(|owed| *owed <= burst).unwrap_or(0);
+        let fits = owed < burst;
+        if fits {
+            self.0 = now.wrapping_add(owed + 1);
+        }
+        fits
+    }
+}
+
+/// The buckets of one client.
+#[derive(Default, Debug)]
 pub(super) struct Limiter {
+    /// There from the first message on: most clients send heartbeats and nothing else.
+    business: Option<Box<Business>>,
+    control: Even,
+}
+
+/// The buckets of what is for backends.
+#[derive(Default, Debug)]
+struct Business {
     messages: Bucket,
     bytes: Bucket,
-    control: Bucket,
 }
 
 impl Limiter {
@@ -50,7 +77,7 @@ impl Limiter {
     pub(super) fn message(&mut self, rates: Rates, max_message: usize, size: usize, now: Millis) -> Result<(), Excess> {
         let now = now * 1_000;
         if let Some(cost) = 1_000_000u64.checked_div(rates.messages)
-            && !self.messages.take(now, cost, BURST_MICROS.max(cost))
+            && !self.business().messages.take(now, cost, BURST_MICROS.max(cost))
         {
             return Err(Excess::Messages);
         }
@@ -68,16 +95,21 @@ impl Limiter {
     fn bytes(&mut self, rates: Rates, max_message: usize, size: usize, now: u64) -> Result<(), Excess> {
         if rates.bytes > 0 {
             let cost = |bytes: usize| (bytes as u64).saturating_mul(1_000_000) / rates.bytes;
-            if !self.bytes.take(now, cost(size), BURST_MICROS.max(cost(max_message))) {
+            if !self.business().bytes.take(now, cost(size), BURST_MICROS.max(cost(max_message))) {
                 return Err(Excess::Bytes);
             }
         }
         Ok(())
     }
 
+    fn business(&mut self) -> &mut Business {
+        self.business.get_or_insert_default()
+    }
+
     /// A heartbeat, Ping or Pong.
     pub(super) fn control(&mut self, now: Millis) -> Result<(), Excess> {
-        let fits = self.control.take(now * 1_000, 1_000_000 / CONTROL_PER_SECOND, BURST_MICROS);
+        // Cut to 32 bits: only what is a burst away or less matters.
+        let fits = self.control.take((now / CONTROL_COST) as u32, CONTROL_BURST);
         if fits { Ok(()) } else { Err(Excess::ControlFrames) }
     }
 }
@@ -128,5 +160,29 @@ mod tests {
         let mut limiter = Limiter::default();
         let taken = (0..1_000).filter(|_| limiter.control(0).is_ok()).count();
         assert_eq!(taken, 200);
+        assert!(limiter.control(9).is_err());
+        assert!(limiter.control(10).is_ok() && limiter.control(10).is_err());
+    }
+
+    #[test]
+    fn control_frames_are_counted_over_years_and_where_the_count_begins_anew() {
+        const TURN: Millis = (1 << 32) * CONTROL_COST;
+        let mut limiter = Limiter::default();
+        for now in [0, 5_000, TURN / 2, TURN - 1_000, TURN + 900, TURN * 2 + 1_000_000] {
+            let taken = (0..1_000).filter(|_| limiter.control(now).is_ok()).count();
+            let since = if now == TURN + 900 { 190 } else { 200 };
+            assert_eq!(taken, since, "{now}");
+        }
+    }
+
+    #[test]
+    fn who_only_heartbeats_pays_for_no_other_bucket() {
+        let mut limiter = Limiter::default();
+        assert!(limiter.control(0).is_ok() && limiter.padding(RATES, 10, 256, 0).is_ok());
+        assert!(limiter.business.is_none());
+        assert!(limiter.message(Rates { messages: 0, bytes: 0 }, 10, 5, 0).is_ok());
+        assert!(limiter.business.is_none(), "nothing is counted without a limit");
+        assert!(limiter.message(RATES, 10, 5, 0).is_ok());
+        assert!(limiter.business.is_some());
     }
 }

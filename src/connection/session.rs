@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, Either};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -44,53 +44,71 @@ pub struct Handshaken {
     pub reliable: bool,
 }
 
-/// Takes a socket from its handshake to its driver's task. Returns when the driver has it or the socket was refused and closed.
-pub async fn run(host: Arc<Host>, socket: impl FrameSocket, handshaken: Handshaken, entry: Entry) {
+/// Takes a socket from its handshake to its driver's task. Ready when the driver has it or the socket was refused and closed.
+pub fn run(
+    host: Arc<Host>,
+    socket: impl FrameSocket,
+    handshaken: Handshaken,
+    entry: Entry,
+) -> impl Future<Output = ()> + Send {
     if handshaken.reliable {
         // Of a kind that its session may change for another.
         // In a box of its own, or every plain connection would carry the room for it.
-        Box::pin(greet::run(host, socket.boxed(), handshaken, entry)).await;
+        Either::Left(Box::pin(greet::run(host, socket.boxed(), handshaken, entry)))
     } else {
-        run_plain(host, socket, handshaken, entry).await;
+        Either::Right(run_plain(host, socket, handshaken, entry))
     }
 }
 
-async fn run_plain(host: Arc<Host>, mut socket: impl FrameSocket, handshaken: Handshaken, entry: Entry) {
-    let Handshaken { client_id: named, remote_address, .. } = handshaken;
-    let mut limiter = Limiter::default();
-    let identified = match named {
-        Some(id) => Ok(Identified { client_id: Some(id), first: None, speaks_text: false }),
-        None => tokio::select! {
-            identified = identify(&mut socket, &host.settings, &mut limiter, host.registry.clock(), &host.metrics) => identified,
-            () = host.draining.cancelled() => Err(host.restart()),
-        },
-    };
-    let identified = match identified {
-        Ok(identified) => identified,
-        Err(reason) => return host.refuse(socket, reason).await,
-    };
-    let admission = match entry.settle() {
-        Ok(admission) => admission,
-        Err(full) => return host.refuse(socket, no_place(full)).await,
-    };
-    let newcomer = Newcomer { client_id: identified.client_id, remote_address: Some(remote_address), subprotocol: "" };
-    match host.registry.join(newcomer).await {
-        Ok(registration) => {
-            let driver = Driver::new(
-                Arc::clone(&host),
-                registration,
-                socket,
-                limiter,
-                identified.first,
-                identified.speaks_text,
-                admission,
-            );
-            // A task of its own, so that what the handshake needed is freed.
-            host.tasks.spawn(driver);
-        }
-        Err(error) => {
-            let reason = if error == JoinError::Draining { host.restart() } else { error.close_reason(0) };
-            host.refuse(socket, reason).await;
+#[expect(clippy::manual_async_fn, reason = "an async function has room for its arguments twice")]
+fn run_plain(
+    host: Arc<Host>,
+    mut socket: impl FrameSocket,
+    handshaken: Handshaken,
+    entry: Entry,
+) -> impl Future<Output = ()> + Send {
+    async move {
+        let Handshaken { client_id: named, remote_address, .. } = handshaken;
+        let mut limiter = Limiter::default();
+        let identified = match named {
+            Some(id) => Ok(Identified { client_id: Some(id), first: None, speaks_text: false }),
+            // In a box too: a future is copied whole, more than once, on its way to its task.
+            None => Box::pin(async {
+                tokio::select! {
+                    identified = identify(&mut socket, &host.settings, &mut limiter, host.registry.clock(), &host.metrics) => identified,
+                    () = host.draining.cancelled() => Err(host.restart()),
+                }
+            })
+            .await,
+        };
+        let identified = match identified {
+            Ok(identified) => identified,
+            Err(reason) => return host.refuse(socket, reason).await,
+        };
+        let admission = match entry.settle() {
+            Ok(admission) => admission,
+            Err(full) => return host.refuse(socket, no_place(full)).await,
+        };
+        let newcomer =
+            Newcomer { client_id: identified.client_id, remote_address: Some(remote_address), subprotocol: "" };
+        match host.registry.join(newcomer).await {
+            Ok(registration) => {
+                let driver = Driver::new(
+                    Arc::clone(&host),
+                    registration,
+                    socket,
+                    limiter,
+                    identified.first,
+                    identified.speaks_text,
+                    admission,
+                );
+                // A task of its own, so that what the handshake needed is freed.
+                host.tasks.spawn(driver);
+            }
+            Err(error) => {
+                let reason = if error == JoinError::Draining { host.restart() } else { error.close_reason(0) };
+                host.refuse(socket, reason).await;
+            }
         }
     }
 }

@@ -7,6 +7,9 @@ use bytes::Bytes;
 use crate::event::Payload;
 use crate::line::Line;
 
+/// What is in a Ping of ours.
+pub type PingPayload = [u8; 4];
+
 /// One message or control frame from the client.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Inbound {
@@ -16,8 +19,8 @@ pub enum Inbound {
     Binary(Bytes),
     /// A Ping, which the socket answers by itself.
     Ping,
-    /// A Pong with its payload.
-    Pong(Bytes),
+    /// A Pong, with its payload if that is as long as a Ping's.
+    Pong(Option<PingPayload>),
     /// The client's Close; none where it had no code. The socket answers it by itself.
     Close(Option<(u16, String)>),
 }
@@ -67,7 +70,7 @@ pub trait FrameSocket: Unpin + Send + 'static {
     fn queue_rest(&mut self, payload: &Payload, written: usize);
 
     /// Buffers a Ping.
-    fn queue_ping(&mut self, payload: &[u8]);
+    fn queue_ping(&mut self, payload: PingPayload);
 
     /// Whether nothing is buffered, and nothing begun by either side.
     fn is_idle(&self) -> bool;
@@ -134,7 +137,7 @@ impl FrameSocket for AnySocket {
         (**self).queue_rest(payload, written);
     }
 
-    fn queue_ping(&mut self, payload: &[u8]) {
+    fn queue_ping(&mut self, payload: PingPayload) {
         (**self).queue_ping(payload);
     }
 
@@ -193,7 +196,7 @@ impl FrameSocket for NoSocket {
         true
     }
 
-    fn queue_ping(&mut self, _: &[u8]) {}
+    fn queue_ping(&mut self, _: PingPayload) {}
 
     fn buffered(&self) -> usize {
         0

@@ -106,7 +106,11 @@ impl MemoryLog {
         }
         self.ring().push(&records);
         applier.apply(&records);
-        self.head.send_replace(offset);
+        self.head.send_if_modified(|head| {
+            *head = offset;
+            // Telling nobody costs as much as telling somebody. Who begins to watch meanwhile waits for this to be over and finds the head moved.
+            self.head.receiver_count() > 0
+        });
         for (waiter, offset) in waiting {
             // Whoever asked may have given up; the event stands.
             let _ = waiter.send(offset);

@@ -52,6 +52,8 @@ pub enum Taken {
 pub enum Reclaimed {
     /// A sender is writing; the driver is woken when that is over.
     NotYet,
+    /// The line, and nothing waits to be written.
+    Idle,
     /// The line, with what was begun and is to be ended before anything else is written: the frame, and how many bytes of it and its header went out.
     Yes(Option<(Frame, usize)>),
 }
@@ -110,7 +112,7 @@ impl Outbox {
     /// Lends the line, if there is nothing to write; `line` is asked for it once. The driver may then write no more until it has it back.
     pub fn lend(&self, line: impl FnOnce() -> Option<Line>) -> bool {
         let mut queue = self.queue();
-        if queue.waiting.is_some() || queue.expired > 0 || queue.closed {
+        if !queue.is_idle() || queue.closed {
             return false;
         }
         if queue.line.is_none() {
@@ -137,7 +139,7 @@ impl Outbox {
             return Reclaimed::NotYet;
         }
         queue.holder = Holder::Driver;
-        Reclaimed::Yes(queue.take_begun())
+        if queue.is_idle() { Reclaimed::Idle } else { Reclaimed::Yes(queue.take_begun()) }
     }
 }
 
@@ -243,6 +245,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_driver_that_has_its_line_back_knows_whether_something_waits() {
+        let (outbox, _client) = lent().await;
+        assert!(matches!(outbox.reclaim(), Reclaimed::Idle));
+        assert!(outbox.lend(|| panic!("the outbox has it")));
+        let late = Frame { deadline: Some(Instant::now()), ..frame(2) };
+        outbox.push(late, LIMITS).expect("room");
+        assert!(matches!(outbox.reclaim(), Reclaimed::Yes(None)));
+        assert_eq!(outbox.drop_late(Instant::now()), 1);
+        assert!(matches!(outbox.reclaim(), Reclaimed::Idle));
+    }
+
+    #[tokio::test]
     async fn what_comes_while_a_sender_writes_is_left_to_the_driver() {
         let (outbox, _client) = lent().await;
         let line = outbox.queue().take_line(1, LIMITS).expect("lent");
@@ -308,7 +322,7 @@ mod tests {
         outbox.close();
         let sent = outbox.put(line, &full, || panic!("nothing was written"), || frame(1));
         assert_eq!(sent, Sent { taken: Err(Refused::Closed), wake: true });
-        assert!(matches!(outbox.reclaim(), Reclaimed::Yes(None)));
+        assert!(matches!(outbox.reclaim(), Reclaimed::Idle));
     }
 
     #[tokio::test]

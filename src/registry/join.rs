@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::connection::Takeovers;
 use super::{Connection, Duplicates, Registration, Registry, signal};
 use crate::close::{CloseReason, Excess};
-use crate::event::{Connected, ConnectionInfo, EventKind, Liveness, Replaces};
+use crate::event::{Connected, ConnectionInfo, Event, EventKind, Liveness, Replaces};
 use crate::ids::{ClientId, ConnectionId};
 use crate::labels::Labels;
 use crate::log::{Entry, Slot};
@@ -70,7 +70,8 @@ impl Registry {
         let room = match budget.try_reserve(0) {
             Some(room) => room,
             None => {
-                let room = tokio::time::timeout(COMMIT_DEADLINE, budget.reserve(0)).await;
+                // In a box, or every newcomer would carry the room for it.
+                let room = Box::pin(tokio::time::timeout(COMMIT_DEADLINE, budget.reserve(0))).await;
                 room.map_err(|_| JoinError::Overloaded)?
             }
         };
@@ -144,7 +145,9 @@ impl Registry {
         let (ended, replaces) = replaced.unzip();
         let replaces = replaces.map_or(Replaces::Nothing, Replaces::Connection);
         let connected = Connected { cadence: self.settings.cadence, state: Liveness::Alive, replaces };
-        let entry = Entry::new(self.event(&connection, Labels::NONE, EventKind::Connected(connected)), room);
+        let (time, kind) = (connection.info().connect_time, EventKind::Connected(connected));
+        let event = Event { time, connection: Arc::clone(connection.info()), labels: Labels::NONE, kind };
+        let entry = Entry::new(event, room);
         shard.joining.insert(hash, Arc::clone(&connection));
         match ended {
             // In one batch, so that no reader of the log ever sees the id owned twice, or by nobody.

@@ -65,11 +65,12 @@ impl Registry {
     }
 
     fn look(&self, shard: &mut Shard, index: Index, at: Tick, now: Millis) {
-        let Some(Some(local)) = shard.fold.held_mut(index) else { return };
+        let Shard { fold, wheel, .. } = shard;
+        let Some(Some(local)) = fold.held_mut(index) else { return };
         if local.due != at {
             return;
         }
-        let connection = std::sync::Arc::clone(&local.connection);
+        let connection = &local.connection;
         if connection.has(signal::SEALED) {
             return;
         }
@@ -97,16 +98,13 @@ impl Registry {
                     };
                     let last_seen = self.clock.wall_nanos_at(connection.last_seen());
                     let kind = EventKind::Suspected { last_seen, socket_lost: false };
-                    self.log.submit(Entry::new(self.event(&connection, labels, kind), room));
+                    self.log.submit(Entry::new(self.event(connection, labels, kind), room));
                 }
                 // Heard just now, or no room in the log: the next sweep looks again.
                 _ => look_again = now + TICK,
             },
         }
-        let due = shard.wheel.set(index, tick_at(look_again));
-        if let Some(Some(local)) = shard.fold.held_mut(index) {
-            local.due = due;
-        }
+        local.due = wheel.set(index, tick_at(look_again));
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod boundaries;
 mod handshake;
+mod prompt;
 mod short;
 mod socket;
 mod tls;
@@ -34,6 +35,7 @@ use crate::line::Line;
 use crate::log::LogHealth;
 use crate::metrics::Handshake;
 use handshake::{Denied, Granted, judge, switching};
+use prompt::Prompt;
 use tls::HandshakeError;
 
 /// The most header fields of a handshake; more are answered 431.
@@ -67,7 +69,7 @@ pub struct WsServer {
 pub async fn serve(listener: TcpListener, server: Arc<WsServer>) {
     let slots = Arc::new(Semaphore::new(server.max_handshakes));
     let draining = server.host.draining.clone();
-    let mut failures = 0u64;
+    let (mut prompt, mut failures) = (Prompt::of(&listener), 0u64);
     loop {
         let accepted = tokio::select! {
             () = draining.cancelled() => return,
@@ -80,6 +82,7 @@ pub async fn serve(listener: TcpListener, server: Arc<WsServer>) {
         match accepted {
             (slot, Ok((stream, address))) => {
                 failures = 0;
+                prompt.see_to(&stream);
                 let server = Arc::clone(&server);
                 let tasks = server.host.tasks.clone();
                 tasks.spawn(async move {
@@ -133,8 +136,6 @@ enum Socket {
 
 /// From a TCP connection to a WebSocket, or an answer that it is none.
 async fn take_in(server: &WsServer, stream: TcpStream, address: SocketAddr) -> Option<(Socket, Granted)> {
-    // Small frames must not wait for each other; a socket that refuses this works all the same.
-    let _ = stream.set_nodelay(true);
     let max_message = server.host.settings.max_message;
     let Some(tls) = &server.tls else {
         let (stream, read_ahead, granted) = shake_hands(server, stream, address, server.handshake_timeout).await?;

@@ -6,6 +6,7 @@
 //! share the stream at frame boundaries only.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -16,9 +17,9 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::boundaries::Boundaries;
-use super::short;
+use super::short::{self, Short};
 use super::wire::{Synchronous, Wire};
-use crate::connection::{FrameSocket, Inbound, SocketError};
+use crate::connection::{FrameSocket, Inbound, PingPayload, SocketError};
 use crate::event::Payload;
 use crate::line::{FrameHeader, Line, Opcode};
 
@@ -40,13 +41,17 @@ pub struct WsSocket<S> {
     stream: S,
     /// None while the socket is parked: nothing is half read, and nothing waits to be written that the machine has.
     machine: Option<Box<Machine>>,
-    /// Encoded frames, of which `written` bytes have been taken by the kernel. Holds one burst at most, and no memory when empty.
-    out: Vec<u8>,
-    written: usize,
+    /// None while there is nothing.
+    out: Option<Box<Out>>,
     /// In bytes.
     max_message: u32,
-    active: bool,
-    asks_kernel: bool,
+}
+
+/// Encoded frames that wait to be written: one burst at most, and never nothing.
+struct Out {
+    bytes: Vec<u8>,
+    /// How many of them the kernel has taken.
+    written: usize,
 }
 
 /// The protocol machine, and what is known of the bytes it has.
@@ -54,6 +59,10 @@ struct Machine {
     context: WebSocketContext,
     boundaries: Boundaries,
     partial: usize,
+    /// Bytes have arrived since that was last asked.
+    active: bool,
+    /// What there is to read is asked of the kernel itself.
+    asks_kernel: bool,
     /// A Ping came, whose Pong may wait.
     answers: bool,
     /// A Close was sent or received, which a new machine would not know.
@@ -74,7 +83,16 @@ impl Machine {
         let context = WebSocketContext::from_partially_read(read_ahead.to_vec(), Role::Server, Some(config));
         let mut boundaries = Boundaries::default();
         boundaries.advance(read_ahead);
-        Box::new(Self { context, boundaries, partial: read_ahead.len(), answers: false, closing: false, discarded: 0 })
+        Box::new(Self {
+            context,
+            boundaries,
+            partial: read_ahead.len(),
+            active: !read_ahead.is_empty(),
+            asks_kernel: false,
+            answers: false,
+            closing: false,
+            discarded: 0,
+        })
     }
 
     /// Notes a control frame; it may stand between the fragments of a message.
@@ -88,7 +106,7 @@ impl<S: Wire> WsSocket<S> {
     pub fn new(stream: S, read_ahead: &[u8], max_message: usize) -> Self {
         let max_message = u32::try_from(max_message).unwrap_or(u32::MAX);
         let machine = (!read_ahead.is_empty()).then(|| Machine::new(read_ahead, max_message));
-        Self { stream, machine, out: Vec::new(), written: 0, max_message, active: false, asks_kernel: false }
+        Self { stream, machine, out: None, max_message }
     }
 
     fn machine(&mut self) -> &mut Machine {
@@ -105,22 +123,23 @@ impl<S: Wire> WsSocket<S> {
     ) -> T {
         let max_message = self.max_message;
         let machine = self.machine.get_or_insert_with(|| Machine::new(&[], max_message));
-        let (mid_frame, boundaries) = (self.written > 0, &mut machine.boundaries);
-        let asks_kernel = self.asks_kernel;
+        let mid_frame = self.out.as_ref().is_some_and(|out| out.written > 0);
+        let (asks_kernel, boundaries) = (machine.asks_kernel, &mut machine.boundaries);
         let stream = &mut self.stream;
         let mut stream = Synchronous { stream, context, boundaries, mid_frame, reading, asks_kernel, read: 0 };
         let result = run(&mut machine.context, &mut stream);
         let read = stream.read;
         machine.partial += read;
-        self.active |= read > 0;
+        machine.active |= read > 0;
         result
     }
 
-    /// Reads without a machine: a short message that comes whole and by itself, as heartbeats do. None if what came is something else; then there is
+    /// Reads without a machine: a short frame that comes whole and by itself, as heartbeats do. None if what came is something else; then there is
     /// a machine that has it.
     fn poll_short(&mut self, context: &mut Context<'_>) -> Poll<Result<Option<Inbound>, SocketError>> {
-        let mut bytes = [0; READ_BUFFER];
-        let mut bytes = ReadBuf::new(&mut bytes);
+        // Not cleared: most reads find nothing, or a few bytes.
+        let mut bytes = [const { MaybeUninit::uninit() }; READ_BUFFER];
+        let mut bytes = ReadBuf::uninit(&mut bytes);
         if let Err(error) = ready!(Pin::new(&mut self.stream).poll_read(context, &mut bytes)) {
             return Poll::Ready(Err(SocketError::Lost(error.to_string())));
         }
@@ -128,12 +147,30 @@ impl<S: Wire> WsSocket<S> {
         if bytes.is_empty() {
             return Poll::Ready(Err(end_of_stream()));
         }
-        self.active = true;
-        let message = short::message(bytes, self.max_message as usize);
-        if message.is_none() {
+        let taken = match short::frame(bytes, self.max_message as usize) {
+            Some(Short::Message(message)) => Some(message),
+            Some(Short::Ping(pong)) if self.answers(pong.as_bytes(), context) => Some(Inbound::Ping),
+            _ => None,
+        };
+        if taken.is_none() {
             self.machine = Some(Machine::new(bytes, self.max_message));
         }
-        Poll::Ready(Ok(message))
+        Poll::Ready(Ok(taken))
+    }
+
+    /// Writes a Pong, if nothing waits to be written; what the kernel does not take of it follows before anything else. False if it took nothing: a Pong that waits
+    /// is the machine's, where the next one replaces it.
+    fn answers(&mut self, pong: &[u8], context: &mut Context<'_>) -> bool {
+        if self.out.is_some() {
+            return false;
+        }
+        let Poll::Ready(Ok(written @ 1..)) = Pin::new(&mut self.stream).poll_write(context, pong) else { return false };
+        if written < pong.len() {
+            self.out = Some(Box::new(Out { bytes: pong.to_vec(), written }));
+            // Has the task woken when the rest can be written. An error is met again by the next flush.
+            let _ = self.poll_flush(context);
+        }
+        true
     }
 
     /// Drops the machine if it has nothing in it, neither read nor to be written.
@@ -159,16 +196,21 @@ impl<S: Wire> WsSocket<S> {
 
     fn put(&mut self, header: FrameHeader, payload: &[u8]) {
         let header = header.as_bytes();
-        self.out.reserve(header.len() + payload.len());
-        self.out.extend_from_slice(header);
-        self.out.extend_from_slice(payload);
+        match &mut self.out {
+            // In one step: most of what is written is one small frame.
+            None => self.out = Some(Box::new(Out { bytes: [header, payload].concat(), written: 0 })),
+            Some(out) => {
+                out.bytes.reserve(header.len() + payload.len());
+                out.bytes.extend_from_slice(header);
+                out.bytes.extend_from_slice(payload);
+            }
+        }
     }
 }
 
 impl<S: Wire> FrameSocket for WsSocket<S> {
     fn poll_read(&mut self, context: &mut Context<'_>) -> Poll<Result<Inbound, SocketError>> {
         if self.machine.is_none()
-            && !self.asks_kernel
             && let Some(message) = ready!(self.poll_short(context))?
         {
             return Poll::Ready(Ok(message));
@@ -178,7 +220,7 @@ impl<S: Wire> FrameSocket for WsSocket<S> {
             Err(error) => {
                 let error = error_of(error);
                 if error.is_pending() {
-                    self.asks_kernel = false;
+                    self.machine().asks_kernel = false;
                     self.park(context);
                 }
                 return error.map(Err);
@@ -201,7 +243,7 @@ impl<S: Wire> FrameSocket for WsSocket<S> {
             }
             Message::Pong(payload) => {
                 machine.control(payload.len());
-                Inbound::Pong(payload)
+                Inbound::Pong((*payload).try_into().ok())
             }
             Message::Close(close) => {
                 machine.closing = true;
@@ -217,15 +259,16 @@ impl<S: Wire> FrameSocket for WsSocket<S> {
     }
 
     fn take_activity(&mut self) -> bool {
-        std::mem::take(&mut self.active)
+        // With no machine, all that came was whole.
+        self.machine.as_mut().is_some_and(|machine| std::mem::take(&mut machine.active))
     }
 
     fn ask_kernel(&mut self) {
-        self.asks_kernel = true;
+        self.machine().asks_kernel = true;
     }
 
     fn asks_kernel(&self) -> bool {
-        self.asks_kernel
+        self.machine.as_ref().is_some_and(|machine| machine.asks_kernel)
     }
 
     fn queue(&mut self, payload: &Payload) {
@@ -235,15 +278,17 @@ impl<S: Wire> FrameSocket for WsSocket<S> {
     fn queue_rest(&mut self, payload: &Payload, written: usize) {
         self.queue(payload);
         // As if this socket had begun it: nothing else may come before the rest.
-        self.written = written;
+        if let Some(out) = &mut self.out {
+            out.written = written;
+        }
     }
 
-    fn queue_ping(&mut self, payload: &[u8]) {
-        self.put(FrameHeader::new(Opcode::Ping, payload.len()), payload);
+    fn queue_ping(&mut self, payload: PingPayload) {
+        self.put(FrameHeader::new(Opcode::Ping, payload.len()), &payload);
     }
 
     fn is_idle(&self) -> bool {
-        self.machine.is_none() && self.out.is_empty()
+        self.machine.is_none() && self.out.is_none()
     }
 
     fn line(&self) -> Option<Line> {
@@ -251,32 +296,32 @@ impl<S: Wire> FrameSocket for WsSocket<S> {
     }
 
     fn buffered(&self) -> usize {
-        self.out.len() - self.written
+        self.out.as_ref().map_or(0, |out| out.bytes.len() - out.written)
     }
 
     fn poll_flush(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SocketError>> {
         // A Pong that the kernel took in part must be finished before a frame of ours may begin.
-        if self.written == 0 {
+        if self.out.as_ref().is_none_or(|out| out.written == 0) {
             ready!(self.poll_flush_machine(context))?;
         }
-        while self.written < self.out.len() {
-            match ready!(Pin::new(&mut self.stream).poll_write(context, &self.out[self.written..])) {
-                Ok(0) => return Poll::Ready(Err(SocketError::Lost("the kernel took nothing".into()))),
-                Ok(count) => self.written += count,
-                Err(error) => return Poll::Ready(Err(SocketError::Lost(error.to_string()))),
+        if let Some(out) = &mut self.out {
+            while out.written < out.bytes.len() {
+                match ready!(Pin::new(&mut self.stream).poll_write(context, &out.bytes[out.written..])) {
+                    Ok(0) => return Poll::Ready(Err(SocketError::Lost("the kernel took nothing".into()))),
+                    Ok(count) => out.written += count,
+                    Err(error) => return Poll::Ready(Err(SocketError::Lost(error.to_string()))),
+                }
             }
         }
         // Under TLS the stream may have taken what the kernel has not.
         if let Err(error) = ready!(Pin::new(&mut self.stream).poll_flush(context)) {
             return Poll::Ready(Err(SocketError::Lost(error.to_string())));
         }
-        if self.written > 0 {
-            self.out = Vec::new();
-            self.written = 0;
-            // A Pong may have been held back while our frame was half out.
-            ready!(self.poll_flush_machine(context))?;
+        if self.out.take().is_none() {
+            return Poll::Ready(Ok(()));
         }
-        Poll::Ready(Ok(()))
+        // A Pong may have been held back while our frame was half out.
+        self.poll_flush_machine(context)
     }
 
     fn start_close(&mut self, code: u16, reason: &str) {
@@ -330,6 +375,9 @@ fn error_of(error: tungstenite::Error) -> Poll<SocketError> {
 mod tests {
     use super::*;
     use std::future::poll_fn;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::task::{Wake, Waker};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
     const TEXT: u8 = 0x81;
@@ -352,6 +400,11 @@ mod tests {
 
     async fn reads_nothing(socket: &mut WsSocket<DuplexStream>) {
         assert!(poll_fn(|context| Poll::Ready(socket.poll_read(context).is_pending())).await);
+    }
+
+    #[test]
+    fn a_socket_that_waits_takes_the_room_that_a_task_has_for_it() {
+        assert!(size_of::<WsSocket<Line>>() <= size_of::<[usize; 4]>(), "see the test of the driver's size");
     }
 
     #[tokio::test]
@@ -392,11 +445,60 @@ mod tests {
         }
         assert!(socket.machine.is_some());
         client.read_exact(&mut [0; 1 << 10]).await.expect("Pongs");
+        // The rest of the one that was begun, and the newest.
+        let flushed = poll_fn(|context| socket.poll_flush(context)).await;
+        assert_eq!(flushed, Ok(()));
         reads_nothing(&mut socket).await;
         assert!(socket.machine.is_none());
         socket.start_close(1000, "");
         reads_nothing(&mut socket).await;
         assert!(socket.machine.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_pong_never_comes_into_the_middle_of_a_frame() {
+        let (mut client, server) = duplex(16);
+        let mut socket = WsSocket::new(server, &[], 1 << 16);
+        socket.queue(&Payload::Text("x".repeat(20).into()));
+        assert!(poll_fn(|context| Poll::Ready(socket.poll_flush(context).is_pending())).await);
+        let mut taken = [0; 22 + 3];
+        // There is room now, and the frame is half out.
+        client.read_exact(&mut taken[..16]).await.expect("its beginning");
+        client.write_all(&frame(PING, b"p")).await.expect("room");
+        assert_eq!(read(&mut socket).await, Inbound::Ping);
+        reads_nothing(&mut socket).await;
+        assert_eq!(poll_fn(|context| socket.poll_flush(context)).await, Ok(()));
+        client.read_exact(&mut taken[16..]).await.expect("the rest and the Pong");
+        assert_eq!(taken, *b"\x81\x14xxxxxxxxxxxxxxxxxxxx\x8a\x01p");
+    }
+
+    /// Whether a task was woken.
+    struct Woken(AtomicBool);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test]
+    async fn the_task_is_woken_when_the_rest_of_a_pong_can_be_written() {
+        let (mut client, server) = duplex(16);
+        let mut socket = WsSocket::new(server, &[], 1 << 16);
+        let woken = Arc::new(Woken(AtomicBool::new(false)));
+        let waker = Waker::from(Arc::clone(&woken));
+        for _ in 0..2 {
+            client.write_all(&frame(PING, &[7; 10])).await.expect("the server reads");
+            let read = socket.poll_read(&mut Context::from_waker(&waker));
+            assert_eq!(read, Poll::Ready(Ok(Inbound::Ping)));
+        }
+        assert_eq!(socket.buffered(), 8, "the client has not read the first");
+        client.read_exact(&mut [0; 16]).await.expect("one and a third");
+        assert!(woken.0.load(Ordering::SeqCst));
+        assert_eq!(poll_fn(|context| socket.poll_flush(context)).await, Ok(()));
+        let mut rest = [0; 8];
+        client.read_exact(&mut rest).await.expect("the rest");
+        assert_eq!(rest, [7; 8]);
     }
 
     #[tokio::test]

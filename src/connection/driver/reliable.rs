@@ -170,8 +170,8 @@ impl<S: FrameSocket> Driver<S> {
 
     /// Moves envelopes to the socket; false if there are none.
     pub(super) fn gather_envelopes(&mut self) -> bool {
-        if let Phase::Closing(closing) = &self.phase
-            && !closing.1.flushes_outbox()
+        if let Some(Phase::Closing(_, reason)) = self.phase.as_deref()
+            && !reason.flushes_outbox()
         {
             // Only what the socket has already is still to be taken; nothing may come after the answer to the client's Close.
             return false;
@@ -194,7 +194,7 @@ impl<S: FrameSocket> Driver<S> {
     pub(super) fn take_envelope(&mut self, text: &str, uptime: Millis) -> Result<(), CloseReason> {
         let envelope = envelope::parse(text)?;
         if !matches!(envelope, FromClient::Message { .. }) {
-            self.limit_padding(text.len())?;
+            self.limit_padding(text.len(), uptime)?;
         }
         match envelope {
             FromClient::Heartbeat { received } => {
@@ -212,7 +212,7 @@ impl<S: FrameSocket> Driver<S> {
                 }
                 Ok(())
             }
-            FromClient::Message { sequence, payload } => self.take_numbered(sequence, payload, text.len()),
+            FromClient::Message { sequence, payload } => self.take_numbered(sequence, payload, text.len(), uptime),
             FromClient::Bye { code, reason } => Err(CloseReason::Bye(code, reason)),
             FromClient::Hello { .. } | FromClient::Resume { .. } => {
                 let what = "UNEXPECTED: hello and resume are first frames only";
@@ -221,8 +221,14 @@ impl<S: FrameSocket> Driver<S> {
         }
     }
 
-    fn take_numbered(&mut self, sequence: u64, payload: Payload, frame: usize) -> Result<(), CloseReason> {
-        self.limit_message(frame)?;
+    fn take_numbered(
+        &mut self,
+        sequence: u64,
+        payload: Payload,
+        frame: usize,
+        uptime: Millis,
+    ) -> Result<(), CloseReason> {
+        self.limit_message(frame, uptime)?;
         let committed = self.committed();
         let Some(reliable) = &mut self.reliable else { return Ok(()) };
         if sequence <= reliable.received {

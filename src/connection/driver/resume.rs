@@ -6,6 +6,7 @@ use std::task::{Context, Poll, ready};
 use tokio::time::Instant;
 
 use super::super::deadline::Deadline;
+use super::super::dues::Dues;
 use super::super::sessions::Resuming;
 use super::super::{Entry, FrameSocket, closer, greet};
 use super::reliable::ack_violation;
@@ -27,7 +28,7 @@ pub(super) struct Detached {
 impl<S: FrameSocket> Driver<S> {
     /// Whether the connection may outlive the loss of its socket.
     pub(super) fn may_be_resumed(&self, reason: &CloseReason) -> bool {
-        let attached = matches!(self.phase, Phase::Open | Phase::Paused(_));
+        let attached = self.is_open() || self.is_paused();
         reason.leaves_session()
             && attached
             && self.reliable.is_some()
@@ -62,12 +63,12 @@ impl<S: FrameSocket> Driver<S> {
         };
         let deadline = Deadline::after(self.host.settings.resume_window, self.clock());
         let counted = self.host.metrics.detached.enter();
-        self.phase = Phase::Detached(Box::new(Detached { deadline, room, _counted: counted }));
+        self.phase = Some(Box::new(Phase::Detached(Detached { deadline, room, _counted: counted })));
     }
 
     /// A message that waits for room in the log is not the server's yet.
     fn roll_back(&mut self) {
-        if let (Phase::Paused(pause), Some(reliable)) = (&self.phase, &mut self.reliable)
+        if let (Some(Phase::Paused(pause)), Some(reliable)) = (self.phase.as_deref(), &mut self.reliable)
             && pause.message.is_some()
         {
             reliable.received -= 1;
@@ -76,14 +77,13 @@ impl<S: FrameSocket> Driver<S> {
 
     /// Nothing that was true of the old socket is of another.
     fn forget_socket(&mut self) {
-        self.write_deadline = None;
-        self.partial_since = 0;
+        self.dues = Dues::default();
         self.pinged.lose();
     }
 
     /// Waits for a resume; ready when the time for it is over.
     pub(super) fn poll_detached(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
-        let Phase::Detached(detached) = &mut self.phase else { return Poll::Ready(Ok(())) };
+        let Some(Phase::Detached(detached)) = self.phase.as_deref_mut() else { return Poll::Ready(Ok(())) };
         if let Some(room) = &mut detached.room
             && let Poll::Ready(room) = room.as_mut().poll(context)
         {
@@ -126,10 +126,10 @@ impl<S: FrameSocket> Driver<S> {
             // It keeps the place that it has.
             provisional => provisional,
         };
-        let was = std::mem::replace(&mut self.phase, Phase::Open);
+        let was = self.phase.take();
         if let Some(reliable) = &mut self.reliable {
             reliable.begin(true);
-            if matches!(was, Phase::Detached(_)) {
+            if matches!(was.as_deref(), Some(Phase::Detached(_))) {
                 reliable.spare = Some(old);
             } else {
                 // Half open, most likely; if not, its client must learn that it is not the one any more.

@@ -2,7 +2,7 @@
 
 use std::task::{Context, Poll};
 
-use super::super::{Inbound, SocketError};
+use super::super::{Inbound, PingPayload, SocketError};
 use super::*;
 use crate::metrics::SendOutcome;
 
@@ -46,7 +46,7 @@ impl FrameSocket for Fragile {
         self.0.is_idle()
     }
 
-    fn queue_ping(&mut self, payload: &[u8]) {
+    fn queue_ping(&mut self, payload: PingPayload) {
         self.0.queue_ping(payload);
     }
 
