@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn every_key_is_known_the_optional_ones_too() {
         let known = Known::new();
-        assert_eq!(known.keys().count(), 43);
+        assert_eq!(known.keys().count(), 45);
         for key in ["ws.listen", "log.max_age", "node.id"] {
             assert!(known.default_of(key).is_some(), "{key}");
         }
