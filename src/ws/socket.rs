@@ -190,7 +190,14 @@ impl<S: Wire> WsSocket<S> {
         }
         match self.with_machine(context, false, |machine, stream| machine.flush(stream)) {
             Ok(()) => Poll::Ready(Ok(())),
-            Err(error) => error_of(error).map(Err),
+            Err(error) => {
+                let error = ready!(error_of(error));
+                if error == SocketError::Closed {
+                    // To the machine this is over once the stream has taken its Close; under TLS the kernel may not have it yet.
+                    let _ = ready!(Pin::new(&mut self.stream).poll_flush(context));
+                }
+                Poll::Ready(Err(error))
+            }
         }
     }
 

@@ -586,4 +586,29 @@ mod tests {
         session.read_tls(&mut &alert[..]).expect("reads");
         assert!(session.process_new_packets().expect_err("an alert").to_string().contains("BadRecordMac"));
     }
+
+    #[tokio::test]
+    async fn the_answer_to_a_close_waits_for_room_in_the_kernel() {
+        use crate::connection::{FrameSocket as _, Inbound, SocketError};
+        let (mut server, mut client) = shaken(|server| server, 1 << 12).await;
+        // Behind the ticket, of which the client takes no notice before.
+        server.write_all(b"x").await.expect("room");
+        client.read_u8().await.expect("readable");
+        let mut socket = crate::ws::WsSocket::new(*server, &[], 1 << 16);
+        // With the headers of the frame and the record, and a tag, to the last byte of room.
+        socket.queue(&crate::event::Payload::Binary(vec![7; (1 << 12) - 4 - 22].into()));
+        poll_fn(|context| socket.poll_flush(context)).await.expect("just fits");
+        client.write_all(&[0x88, 0x82, 0, 0, 0, 0, 3, 0xe8]).await.expect("room");
+        let close = poll_fn(|context| socket.poll_read(context)).await.expect("a Close");
+        assert_eq!(close, Inbound::Close(Some((1000, String::new()))));
+        for _ in 0..3 {
+            assert!(poll_fn(|context| Poll::Ready(socket.poll_flush(context).is_pending())).await, "nobody has read");
+        }
+        let mut heard = vec![0; (1 << 12) - 22 + 4];
+        let (flushed, read) =
+            tokio::join!(poll_fn(|context| socket.poll_flush(context)), client.read_exact(&mut heard));
+        assert_eq!(flushed, Err(SocketError::Closed));
+        read.expect("readable");
+        assert!(heard.ends_with(&[0x88, 2, 3, 0xe8]));
+    }
 }
