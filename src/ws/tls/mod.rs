@@ -111,7 +111,9 @@ mod tests {
         roots.add(trusted).expect("a good certificate");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let config = config.expect("known versions").with_root_certificates(roots).with_no_client_auth();
+        let mut config = config.expect("known versions").with_root_certificates(roots).with_no_client_auth();
+        // For clients that forge records.
+        config.enable_secret_extraction = true;
         TlsConnector::from(Arc::new(config))
     }
 
@@ -120,6 +122,31 @@ mod tests {
         let answer = std::str::from_utf8(PLAIN_HTTP).expect("ASCII");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
         assert!(head.contains(&format!("content-length: {}", body.len())), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn another_record_within_a_handshake_message_is_an_error_like_any_other() {
+        let (tls, _) = tls();
+        let (mut client, server) = tokio::io::duplex(1 << 16);
+        // The first byte of a handshake message, and an alert before its second.
+        client.write_all(&[22, 3, 1, 0, 1, 1, 21, 3, 1, 0, 2, 2, 0]).await.expect("room");
+        assert!(matches!(tls.accept(server).await.err(), Some(HandshakeError::Tls(_))));
+    }
+
+    #[tokio::test]
+    async fn a_handshake_message_without_end_is_the_clients_fault() {
+        let (tls, _) = tls();
+        let (mut client, server) = tokio::io::duplex(1 << 16);
+        let endless = async move {
+            client.write_all(&[22, 3, 1, 0, 4, 1, 0, 0xff, 0xff]).await?;
+            for _ in 0..50_000 {
+                client.write_all(&[22, 3, 1, 0, 1, 0]).await?;
+            }
+            Ok::<_, io::Error>(())
+        };
+        let (accepted, sent) = tokio::join!(tls.accept(server), endless);
+        assert!(matches!(accepted.err(), Some(HandshakeError::Tls(_))));
+        assert!(sent.is_err(), "not all of it was read");
     }
 
     #[tokio::test]
