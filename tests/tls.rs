@@ -183,12 +183,23 @@ async fn what_is_not_tls_is_told_so_and_counted() {
     let length = answer.split("content-length: ").nth(1).and_then(|rest| rest.split('\r').next()).expect("a length");
     assert_eq!(answer.split("\r\n\r\n").nth(1).map(str::len), length.parse().ok());
     counted(&node, "tls_failed", 1).await;
+    // However long its request is, the connection is not reset, which may take the answer with it.
+    let mut stream = TcpStream::connect(node.ws).await.expect("connects");
+    let cookies = "x".repeat(30_000);
+    stream.write_all(format!("GET / HTTP/1.1\r\nCookie: {cookies}\r\n\r\n").as_bytes()).await.expect("writes");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("ends well");
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    stream.write_all(b"x").await.expect("still read");
+    drop(stream);
+    counted(&node, "tls_failed", 2).await;
     let garbage = raw_exchange(node.ws, &[0xff; 100]).await;
     assert!(!garbage.contains("HTTP"), "{garbage}");
-    counted(&node, "tls_failed", 2).await;
+    counted(&node, "tls_failed", 3).await;
     // A client that trusts another, and says so.
     assert!(Identity::new().stream(node.ws).await.is_err());
-    counted(&node, "tls_failed", 3).await;
+    counted(&node, "tls_failed", 4).await;
     // One that comes for something else than a WebSocket is answered as ever.
     let mut stream = identity.stream(node.ws).await.expect("trusted");
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("writes");

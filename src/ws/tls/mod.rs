@@ -9,9 +9,11 @@ pub(super) use stream::TlsStream;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy, sink};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use self::stream::Step;
 use super::wire::Wire;
@@ -21,6 +23,10 @@ const METHODS: [&[u8]; 4] = [b"GET ", b"HEAD", b"POST", b"OPTI"];
 
 /// What such a client is told, in the only way that it understands.
 const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\ncontent-length: 40\r\n\r\nTLS is spoken here: use wss:// or https\n";
+
+/// The most that is read of its request behind that, and for how long, until it has the answer and closes.
+const MOST_UNREAD: u64 = 64 * 1024;
+const UNREAD_TIME: Duration = Duration::from_secs(1);
 
 /// What TLS needs that all connections share.
 pub struct Tls {
@@ -69,10 +75,12 @@ impl Tls {
             let step;
             (stream, step) = computed.await.map_err(|_| HandshakeError::Ended)?;
             if step.is_err() && METHODS.iter().any(|method| stream.rejected().starts_with(method)) {
-                let mut stream = stream.into_stream();
+                let stream = stream.under();
                 // Whoever does not wait for it has seen its own mistake.
                 let _ = stream.write_all(PLAIN_HTTP).await;
                 let _ = stream.shutdown().await;
+                // A socket that is closed with something unread is reset, which may take the answer with it.
+                let _ = timeout(UNREAD_TIME, copy(&mut stream.take(MOST_UNREAD), &mut sink())).await;
                 return Err(HandshakeError::PlainHttp);
             }
             // After an error this is the alert that tells of it.

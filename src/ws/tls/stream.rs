@@ -92,8 +92,8 @@ impl<S: Wire> TlsStream<S> {
     }
 
     /// The stream under it.
-    pub(super) fn into_stream(self) -> S {
-        self.stream
+    pub(super) fn under(&mut self) -> &mut S {
+        &mut self.stream
     }
 
     /// Reads some of what the handshake needs; an end of the stream is an error here.
