@@ -127,6 +127,27 @@ async fn a_client_that_goes_without_a_close_or_falls_silent_is_gone_all_the_same
 }
 
 #[tokio::test]
+async fn tls_ends_in_order_too_whoever_closes_first() {
+    let (node, identity, _files) = secure(|_| {}).await;
+    let mut events = node.events().await;
+    for kicked in [false, true] {
+        let mut stream = identity.client(node.ws, "?client_id=alice").await.socket.into_inner();
+        events.connected().await;
+        if kicked {
+            node.disconnect("alice", 0, "enough").await.expect("disconnects");
+            assert!(matches!(read_frame(&mut stream).await, Some((0x88, _))));
+        }
+        stream.write_all(&frame(0x88, &1000u16.to_be_bytes())).await.expect("writes");
+        if !kicked {
+            assert_eq!(read_frame(&mut stream).await, Some((0x88, 1000u16.to_be_bytes().to_vec())));
+        }
+        // An end without a farewell is an error here.
+        assert_eq!(stream.read_to_end(&mut Vec::new()).await.expect("ends with a farewell"), 0);
+        assert!(matches!(events.next().await.kind, Some(Kind::Disconnected(_))));
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_does_not_read_is_refused_more_and_in_the_end_closed() {
     let (node, identity, _files) = secure(|config| {
         config.ws.write_timeout = Duration::from_millis(800);

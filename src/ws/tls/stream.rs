@@ -7,7 +7,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use rustls::ServerConfig;
 use rustls::server::UnbufferedServerConnection;
@@ -55,7 +55,7 @@ enum Until {
 }
 
 /// A stream under TLS.
-pub(in crate::ws) struct TlsStream<S> {
+pub(in crate::ws) struct TlsStream<S: Wire> {
     stream: S,
     session: UnbufferedServerConnection,
     /// Records that have come and are not whole yet.
@@ -414,6 +414,17 @@ impl<S: Wire> AsyncWrite for TlsStream<S> {
     }
 }
 
+impl<S: Wire> Drop for TlsStream<S> {
+    fn drop(&mut self) {
+        // Whoever closes says so (RFC 8446, 6.1), as far as the kernel takes it at once. A client that does not take what it was sent is not told that
+        // this was all; one that broke the protocol is sent the alert that waits.
+        let whole = self.outgoing.is_empty() || self.failed;
+        if whole && !self.closing && !self.session.is_handshaking() && !std::thread::panicking() {
+            let _ = Pin::new(self).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+}
+
 impl<S: Wire> Wire for TlsStream<S> {
     fn read_from_kernel(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut buffer = ReadBuf::new(buffer);
@@ -490,7 +501,7 @@ mod tests {
         (server.expect("accepted"), client.expect("trusted"))
     }
 
-    fn is_at_rest<S>(stream: &TlsStream<S>) -> bool {
+    fn is_at_rest<S: Wire>(stream: &TlsStream<S>) -> bool {
         [&stream.incoming, &stream.plain, &stream.outgoing].iter().all(|buffer| buffer.capacity() == 0)
     }
 
@@ -729,5 +740,85 @@ mod tests {
         assert_eq!(flushed, Err(SocketError::Closed));
         read.expect("readable");
         assert!(heard.ends_with(&[0x88, 2, 3, 0xe8]));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_dropped_says_farewell() {
+        let (server, mut client) = shaken(|server| server, 1 << 12).await;
+        drop(server);
+        client.read_to_end(&mut Vec::new()).await.expect("ends well");
+    }
+
+    /// A stream of which the runtime learns nothing.
+    struct Unnoticed {
+        kernel: DuplexStream,
+        noticed: bool,
+    }
+
+    impl AsyncRead for Unnoticed {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if self.noticed { Pin::new(&mut self.kernel).poll_read(context, buffer) } else { Poll::Pending }
+        }
+    }
+
+    impl AsyncWrite for Unnoticed {
+        fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.kernel).poll_write(context, bytes)
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.kernel).poll_shutdown(context)
+        }
+    }
+
+    impl Wire for Unnoticed {
+        fn read_from_kernel(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let mut buffer = ReadBuf::new(buffer);
+            match Pin::new(&mut self.kernel).poll_read(&mut Context::from_waker(Waker::noop()), &mut buffer) {
+                Poll::Ready(read) => read.map(|()| buffer.filled().len()),
+                Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waits_in_the_kernel_is_read_whether_the_runtime_knows_of_it_or_not() {
+        let (mut server, client) = shaken(|kernel| Unnoticed { kernel, noticed: true }, 1 << 16).await;
+        let mut client = Forger::new(client);
+        let long = vec![7; 5_000];
+        let record = client.record(ContentType::ApplicationData, &long);
+        // The runtime noticed the first part of it.
+        client.wire.write_all(&record[..3_000]).await.expect("room");
+        reads_nothing(&mut server).await;
+        server.stream.noticed = false;
+        client.wire.write_all(&record[3_000..]).await.expect("room");
+        client.say(ContentType::ApplicationData, b"heartbeat").await;
+        reads_nothing(&mut server).await;
+        let (mut heard, mut room) = (Vec::new(), [0; 512]);
+        let end = loop {
+            match server.read_from_kernel(&mut room) {
+                Ok(count) => heard.extend_from_slice(&room[..count]),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(end.kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(heard, [&long[..], b"heartbeat"].concat());
+        assert!(is_at_rest(&server));
+        // What is wrong there is told too, if only at the end.
+        client.sequence += 1;
+        client.say(ContentType::ApplicationData, b"x").await;
+        assert_eq!(server.read_from_kernel(&mut room).expect_err("wrong").kind(), io::ErrorKind::InvalidData);
+        drop(server);
+        let mut told = Vec::new();
+        client.wire.read_to_end(&mut told).await.expect("ends");
+        assert!(told.len() >= 24 && told[told.len() - 24..].starts_with(&[23, 3, 3, 0, 19]), "an alert: {told:?}");
     }
 }
