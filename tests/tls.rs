@@ -127,6 +127,27 @@ async fn a_client_that_goes_without_a_close_or_falls_silent_is_gone_all_the_same
 }
 
 #[tokio::test]
+async fn tls_ends_in_order_too_whoever_closes_first() {
+    let (node, identity, _files) = secure(|_| {}).await;
+    let mut events = node.events().await;
+    for kicked in [false, true] {
+        let mut stream = identity.client(node.ws, "?client_id=alice").await.socket.into_inner();
+        events.connected().await;
+        if kicked {
+            node.disconnect("alice", 0, "enough").await.expect("disconnects");
+            assert!(matches!(read_frame(&mut stream).await, Some((0x88, _))));
+        }
+        stream.write_all(&frame(0x88, &1000u16.to_be_bytes())).await.expect("writes");
+        if !kicked {
+            assert_eq!(read_frame(&mut stream).await, Some((0x88, 1000u16.to_be_bytes().to_vec())));
+        }
+        // An end without a farewell is an error here.
+        assert_eq!(stream.read_to_end(&mut Vec::new()).await.expect("ends with a farewell"), 0);
+        assert!(matches!(events.next().await.kind, Some(Kind::Disconnected(_))));
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_does_not_read_is_refused_more_and_in_the_end_closed() {
     let (node, identity, _files) = secure(|config| {
         config.ws.write_timeout = Duration::from_millis(800);
@@ -183,12 +204,23 @@ async fn what_is_not_tls_is_told_so_and_counted() {
     let length = answer.split("content-length: ").nth(1).and_then(|rest| rest.split('\r').next()).expect("a length");
     assert_eq!(answer.split("\r\n\r\n").nth(1).map(str::len), length.parse().ok());
     counted(&node, "tls_failed", 1).await;
+    // However long its request is, the connection is not reset, which may take the answer with it.
+    let mut stream = TcpStream::connect(node.ws).await.expect("connects");
+    let cookies = "x".repeat(30_000);
+    stream.write_all(format!("GET / HTTP/1.1\r\nCookie: {cookies}\r\n\r\n").as_bytes()).await.expect("writes");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("ends well");
+    assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    stream.write_all(b"x").await.expect("still read");
+    drop(stream);
+    counted(&node, "tls_failed", 2).await;
     let garbage = raw_exchange(node.ws, &[0xff; 100]).await;
     assert!(!garbage.contains("HTTP"), "{garbage}");
-    counted(&node, "tls_failed", 2).await;
+    counted(&node, "tls_failed", 3).await;
     // A client that trusts another, and says so.
     assert!(Identity::new().stream(node.ws).await.is_err());
-    counted(&node, "tls_failed", 3).await;
+    counted(&node, "tls_failed", 4).await;
     // One that comes for something else than a WebSocket is answered as ever.
     let mut stream = identity.stream(node.ws).await.expect("trusted");
     stream.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("writes");

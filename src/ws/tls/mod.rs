@@ -9,9 +9,11 @@ pub(super) use stream::TlsStream;
 use std::future::poll_fn;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy, sink};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
 use self::stream::Step;
 use super::wire::Wire;
@@ -21,6 +23,10 @@ const METHODS: [&[u8]; 4] = [b"GET ", b"HEAD", b"POST", b"OPTI"];
 
 /// What such a client is told, in the only way that it understands.
 const PLAIN_HTTP: &[u8] = b"HTTP/1.1 400 Bad Request\r\ncontent-type: text/plain; charset=utf-8\r\nconnection: close\r\ncontent-length: 40\r\n\r\nTLS is spoken here: use wss:// or https\n";
+
+/// The most that is read of its request behind that, and for how long, until it has the answer and closes.
+const MOST_UNREAD: u64 = 64 * 1024;
+const UNREAD_TIME: Duration = Duration::from_secs(1);
 
 /// What TLS needs that all connections share.
 pub struct Tls {
@@ -69,10 +75,12 @@ impl Tls {
             let step;
             (stream, step) = computed.await.map_err(|_| HandshakeError::Ended)?;
             if step.is_err() && METHODS.iter().any(|method| stream.rejected().starts_with(method)) {
-                let mut stream = stream.into_stream();
+                let stream = stream.under();
                 // Whoever does not wait for it has seen its own mistake.
                 let _ = stream.write_all(PLAIN_HTTP).await;
                 let _ = stream.shutdown().await;
+                // A socket that is closed with something unread is reset, which may take the answer with it.
+                let _ = timeout(UNREAD_TIME, copy(&mut stream.take(MOST_UNREAD), &mut sink())).await;
                 return Err(HandshakeError::PlainHttp);
             }
             // After an error this is the alert that tells of it.
@@ -111,7 +119,9 @@ mod tests {
         roots.add(trusted).expect("a good certificate");
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-        let config = config.expect("known versions").with_root_certificates(roots).with_no_client_auth();
+        let mut config = config.expect("known versions").with_root_certificates(roots).with_no_client_auth();
+        // For clients that forge records.
+        config.enable_secret_extraction = true;
         TlsConnector::from(Arc::new(config))
     }
 
@@ -120,6 +130,31 @@ mod tests {
         let answer = std::str::from_utf8(PLAIN_HTTP).expect("ASCII");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");
         assert!(head.contains(&format!("content-length: {}", body.len())), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn another_record_within_a_handshake_message_is_an_error_like_any_other() {
+        let (tls, _) = tls();
+        let (mut client, server) = tokio::io::duplex(1 << 16);
+        // The first byte of a handshake message, and an alert before its second.
+        client.write_all(&[22, 3, 1, 0, 1, 1, 21, 3, 1, 0, 2, 2, 0]).await.expect("room");
+        assert!(matches!(tls.accept(server).await.err(), Some(HandshakeError::Tls(_))));
+    }
+
+    #[tokio::test]
+    async fn a_handshake_message_without_end_is_the_clients_fault() {
+        let (tls, _) = tls();
+        let (mut client, server) = tokio::io::duplex(1 << 16);
+        let endless = async move {
+            client.write_all(&[22, 3, 1, 0, 4, 1, 0, 0xff, 0xff]).await?;
+            for _ in 0..50_000 {
+                client.write_all(&[22, 3, 1, 0, 1, 0]).await?;
+            }
+            Ok::<_, io::Error>(())
+        };
+        let (accepted, sent) = tokio::join!(tls.accept(server), endless);
+        assert!(matches!(accepted.err(), Some(HandshakeError::Tls(_))));
+        assert!(sent.is_err(), "not all of it was read");
     }
 
     #[tokio::test]

@@ -7,7 +7,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use rustls::ServerConfig;
 use rustls::server::UnbufferedServerConnection;
@@ -15,6 +15,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, Insufficien
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
 
+use super::HandshakeError;
 use crate::ws::wire::Wire;
 
 /// The most plaintext in one record (RFC 8446, 5.1), which is as much as is encrypted before the kernel has taken what was.
@@ -54,7 +55,7 @@ enum Until {
 }
 
 /// A stream under TLS.
-pub(in crate::ws) struct TlsStream<S> {
+pub(in crate::ws) struct TlsStream<S: Wire> {
     stream: S,
     session: UnbufferedServerConnection,
     /// Records that have come and are not whole yet.
@@ -69,6 +70,8 @@ pub(in crate::ws) struct TlsStream<S> {
     ended: bool,
     /// Our own end was told.
     closing: bool,
+    /// The client broke the protocol, or a record of it was changed on the way: nothing more is read or said.
+    failed: bool,
 }
 
 impl<S: Wire> TlsStream<S> {
@@ -79,7 +82,8 @@ impl<S: Wire> TlsStream<S> {
     pub(super) fn new(stream: S, config: Arc<ServerConfig>) -> Result<Self, rustls::Error> {
         let session = UnbufferedServerConnection::new(config)?;
         let (incoming, plain, outgoing) = (Vec::new(), Vec::new(), Vec::new());
-        Ok(Self { stream, session, incoming, plain, taken: 0, outgoing, sent: 0, ended: false, closing: false })
+        let (ended, closing, failed) = (false, false, false);
+        Ok(Self { stream, session, incoming, plain, taken: 0, outgoing, sent: 0, ended, closing, failed })
     }
 
     /// The bytes that came and could not be understood.
@@ -88,18 +92,18 @@ impl<S: Wire> TlsStream<S> {
     }
 
     /// The stream under it.
-    pub(super) fn into_stream(self) -> S {
-        self.stream
+    pub(super) fn under(&mut self) -> &mut S {
+        &mut self.stream
     }
 
     /// Reads some of what the handshake needs; an end of the stream is an error here.
-    pub(super) fn poll_handshake_read(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+    pub(super) fn poll_handshake_read(&mut self, context: &mut Context<'_>) -> Poll<Result<(), HandshakeError>> {
         if self.incoming.len() > MOST_HANDSHAKE {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "an endless handshake message")));
+            return Poll::Ready(Err(endless().into()));
         }
         self.incoming.reserve(FIRST_READ);
         match ready!(poll_read_buf(Pin::new(&mut self.stream), context, &mut self.incoming))? {
-            0 => Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+            0 => Poll::Ready(Err(io::Error::from(io::ErrorKind::UnexpectedEof).into())),
             _ => Poll::Ready(Ok(())),
         }
     }
@@ -127,8 +131,21 @@ impl<S: Wire> TlsStream<S> {
         Poll::Ready(Ok(()))
     }
 
-    /// Deals with the records that are whole. What is decrypted goes to `plain`; what has no room there is kept.
+    /// Deals with the records that are whole. What is decrypted goes to `plain`; what has no room there is kept. An error is the end: the session may have
+    /// dealt with half a record then, and must not see it again.
     fn advance(&mut self, plain: &mut ReadBuf<'_>, until: Until) -> Result<(), rustls::Error> {
+        if self.failed {
+            return Err(rustls::Error::General("TLS has failed before".into()));
+        }
+        let result = self.process(plain, until);
+        if result.is_err() {
+            self.failed = true;
+            self.take_alert();
+        }
+        result
+    }
+
+    fn process(&mut self, plain: &mut ReadBuf<'_>, until: Until) -> Result<(), rustls::Error> {
         loop {
             let UnbufferedStatus { mut discard, state, .. } = self.session.process_tls_records(&mut self.incoming);
             let mut more = true;
@@ -169,10 +186,7 @@ impl<S: Wire> TlsStream<S> {
                 }
                 // Early data is never offered to clients.
                 Ok(_) => Err(rustls::Error::General("a state of TLS that nobody asked for".into())),
-                Err(error) => {
-                    self.take_alert();
-                    return Err(error);
-                }
+                Err(error) => return Err(error),
             };
             self.incoming.drain(..discard);
             if self.incoming.is_empty() {
@@ -185,9 +199,12 @@ impl<S: Wire> TlsStream<S> {
         }
     }
 
-    /// After an error there may be an alert that tells the client of it.
+    /// After an error there may be an alert that tells the client of it, and something that goes before that.
     fn take_alert(&mut self) {
-        if let Ok(ConnectionState::EncodeTlsData(mut data)) = self.session.process_tls_records(&mut []).state {
+        // Asked for nothing else: where the session has begun on a message, it looks for it in the buffer, and panics if that is empty.
+        while self.session.wants_write()
+            && let Ok(ConnectionState::EncodeTlsData(mut data)) = self.session.process_tls_records(&mut []).state
+        {
             // A client that is not told what it did wrong is closed all the same.
             let _ = append(&mut self.outgoing, 0, |room| Ok(data.encode(room)?));
         }
@@ -247,11 +264,20 @@ impl<S: Wire> TlsStream<S> {
         }
         let before = buffer.filled().len();
         loop {
-            if !self.incoming.is_empty() {
-                self.advance(buffer, Until::Plain).map_err(wrong)?;
+            if (self.failed || !self.incoming.is_empty())
+                && let Err(error) = self.advance(buffer, Until::Plain)
+            {
+                self.incoming = Vec::new();
+                return Poll::Ready(Err(wrong(error)));
             }
             if buffer.filled().len() > before || self.ended {
                 return Poll::Ready(Ok(()));
+            }
+            if self.incoming.len() > MOST_RECORD {
+                // No record is that long: these are parts of a handshake message, of which each may be a byte. All that a client has to say of that kind
+                // is a few.
+                (self.failed, self.incoming) = (true, Vec::new());
+                return Poll::Ready(Err(wrong(endless())));
             }
             self.incoming.reserve(self.wanted());
             let came = read(&mut self.stream, &mut self.incoming);
@@ -338,6 +364,10 @@ fn append(
     Err(rustls::Error::General("a record that fits no room".into()))
 }
 
+fn endless() -> rustls::Error {
+    rustls::Error::General("an endless handshake message".into())
+}
+
 fn wrong(error: rustls::Error) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
@@ -384,6 +414,17 @@ impl<S: Wire> AsyncWrite for TlsStream<S> {
     }
 }
 
+impl<S: Wire> Drop for TlsStream<S> {
+    fn drop(&mut self) {
+        // Whoever closes says so (RFC 8446, 6.1), as far as the kernel takes it at once. A client that does not take what it was sent is not told that
+        // this was all; one that broke the protocol is sent the alert that waits.
+        let whole = self.outgoing.is_empty() || self.failed;
+        if whole && !self.closing && !self.session.is_handshaking() && !std::thread::panicking() {
+            let _ = Pin::new(self).poll_shutdown(&mut Context::from_waker(Waker::noop()));
+        }
+    }
+}
+
 impl<S: Wire> Wire for TlsStream<S> {
     fn read_from_kernel(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut buffer = ReadBuf::new(buffer);
@@ -405,6 +446,8 @@ impl<S: Wire> Wire for TlsStream<S> {
 mod tests {
     use std::future::poll_fn;
 
+    use rustls::crypto::cipher::{MessageEncrypter, OutboundChunks, OutboundPlainMessage};
+    use rustls::{ConnectionTrafficSecrets, ContentType, ProtocolVersion, SupportedCipherSuite};
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
     use tokio_rustls::TlsConnector;
     use tokio_rustls::client::TlsStream as ClientStream;
@@ -458,7 +501,7 @@ mod tests {
         (server.expect("accepted"), client.expect("trusted"))
     }
 
-    fn is_at_rest<S>(stream: &TlsStream<S>) -> bool {
+    fn is_at_rest<S: Wire>(stream: &TlsStream<S>) -> bool {
         [&stream.incoming, &stream.plain, &stream.outgoing].iter().all(|buffer| buffer.capacity() == 0)
     }
 
@@ -587,6 +630,93 @@ mod tests {
         assert!(session.process_new_packets().expect_err("an alert").to_string().contains("BadRecordMac"));
     }
 
+    /// A client that says whatever it likes, record by record.
+    struct Forger {
+        wire: DuplexStream,
+        encrypter: Box<dyn MessageEncrypter>,
+        sequence: u64,
+    }
+
+    impl Forger {
+        fn new(client: ClientStream<DuplexStream>) -> Self {
+            let (wire, session) = client.into_inner();
+            let Some(SupportedCipherSuite::Tls13(suite)) = session.negotiated_cipher_suite() else {
+                panic!("not TLS 1.3")
+            };
+            let (sequence, secrets) = session.dangerous_extract_secrets().expect("extractable").tx;
+            let ConnectionTrafficSecrets::Aes256Gcm { key, iv } = secrets else { panic!("another suite") };
+            Self { wire, encrypter: suite.aead_alg.encrypter(key, iv), sequence }
+        }
+
+        fn record(&mut self, typ: ContentType, payload: &[u8]) -> Vec<u8> {
+            let message = OutboundPlainMessage {
+                typ,
+                version: ProtocolVersion::TLSv1_2,
+                payload: OutboundChunks::Single(payload),
+            };
+            self.sequence += 1;
+            self.encrypter.encrypt(message, self.sequence - 1).expect("encrypts").encode()
+        }
+
+        async fn say(&mut self, typ: ContentType, payload: &[u8]) {
+            let record = self.record(typ, payload);
+            self.wire.write_all(&record).await.expect("room");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_wrong_stays_wrong_and_is_never_looked_at_again() {
+        let (mut server, client) = shaken(|server| server, 1 << 12).await;
+        let mut client = Forger::new(client);
+        client.say(ContentType::Handshake, &[24]).await;
+        client.say(ContentType::ApplicationData, b"between the parts of a message").await;
+        client.say(ContentType::ApplicationData, b"more").await;
+        for _ in 0..3 {
+            let error = server.read(&mut [0; 10]).await.expect_err("out of order");
+            assert_eq!(error.kind(), io::ErrorKind::InvalidData);
+            server.write(b"x").await.expect_err("nothing more is said either");
+        }
+        server.shutdown().await.expect("ends");
+    }
+
+    #[tokio::test]
+    async fn an_alert_is_sent_behind_what_was_to_be_sent_before_it() {
+        let (mut server, client) = shaken(|server| server, 1 << 12).await;
+        let mut client = Forger::new(client);
+        // A KeyUpdate that asks for one, and then a record under the old keys.
+        client.say(ContentType::Handshake, &[24, 0, 0, 1, 1]).await;
+        client.say(ContentType::ApplicationData, b"x").await;
+        server.read(&mut [0; 10]).await.expect_err("under the old keys");
+        drop(server);
+        let mut heard = Vec::new();
+        client.wire.read_to_end(&mut heard).await.expect("ends");
+        let (mut rest, mut lengths) = (&heard[..], Vec::new());
+        while let [_, _, _, high, low, after @ ..] = rest {
+            lengths.push(usize::from(u16::from_be_bytes([*high, *low])));
+            rest = &after[lengths[lengths.len() - 1]..];
+        }
+        // Each with its real type and a tag of 16 bytes.
+        assert!(lengths.ends_with(&[5 + 17, 2 + 17]), "a KeyUpdate and an alert: {lengths:?}");
+    }
+
+    #[tokio::test]
+    async fn a_handshake_message_in_crumbs_is_not_gathered_for_ever() {
+        let (mut server, client) = shaken(|server| server, 1 << 12).await;
+        let mut client = Forger::new(client);
+        let crumbs = async {
+            client.say(ContentType::Handshake, &[24, 0, 0xff, 0xff]).await;
+            for _ in 0..5_000 {
+                client.say(ContentType::Handshake, &[0]).await;
+            }
+        };
+        let mut room = [0; 10];
+        tokio::select! {
+            read = server.read(&mut room) => assert_eq!(read.expect_err("too much").kind(), io::ErrorKind::InvalidData),
+            () = crumbs => panic!("{} bytes are kept", server.incoming.len()),
+        }
+        assert_eq!(server.incoming.capacity(), 0);
+    }
+
     #[tokio::test]
     async fn the_answer_to_a_close_waits_for_room_in_the_kernel() {
         use crate::connection::{FrameSocket as _, Inbound, SocketError};
@@ -610,5 +740,85 @@ mod tests {
         assert_eq!(flushed, Err(SocketError::Closed));
         read.expect("readable");
         assert!(heard.ends_with(&[0x88, 2, 3, 0xe8]));
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_dropped_says_farewell() {
+        let (server, mut client) = shaken(|server| server, 1 << 12).await;
+        drop(server);
+        client.read_to_end(&mut Vec::new()).await.expect("ends well");
+    }
+
+    /// A stream of which the runtime learns nothing.
+    struct Unnoticed {
+        kernel: DuplexStream,
+        noticed: bool,
+    }
+
+    impl AsyncRead for Unnoticed {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            if self.noticed { Pin::new(&mut self.kernel).poll_read(context, buffer) } else { Poll::Pending }
+        }
+    }
+
+    impl AsyncWrite for Unnoticed {
+        fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+            Pin::new(&mut self.kernel).poll_write(context, bytes)
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Pin::new(&mut self.kernel).poll_shutdown(context)
+        }
+    }
+
+    impl Wire for Unnoticed {
+        fn read_from_kernel(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let mut buffer = ReadBuf::new(buffer);
+            match Pin::new(&mut self.kernel).poll_read(&mut Context::from_waker(Waker::noop()), &mut buffer) {
+                Poll::Ready(read) => read.map(|()| buffer.filled().len()),
+                Poll::Pending => Err(io::ErrorKind::WouldBlock.into()),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_waits_in_the_kernel_is_read_whether_the_runtime_knows_of_it_or_not() {
+        let (mut server, client) = shaken(|kernel| Unnoticed { kernel, noticed: true }, 1 << 16).await;
+        let mut client = Forger::new(client);
+        let long = vec![7; 5_000];
+        let record = client.record(ContentType::ApplicationData, &long);
+        // The runtime noticed the first part of it.
+        client.wire.write_all(&record[..3_000]).await.expect("room");
+        reads_nothing(&mut server).await;
+        server.stream.noticed = false;
+        client.wire.write_all(&record[3_000..]).await.expect("room");
+        client.say(ContentType::ApplicationData, b"heartbeat").await;
+        reads_nothing(&mut server).await;
+        let (mut heard, mut room) = (Vec::new(), [0; 512]);
+        let end = loop {
+            match server.read_from_kernel(&mut room) {
+                Ok(count) => heard.extend_from_slice(&room[..count]),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(end.kind(), io::ErrorKind::WouldBlock);
+        assert_eq!(heard, [&long[..], b"heartbeat"].concat());
+        assert!(is_at_rest(&server));
+        // What is wrong there is told too, if only at the end.
+        client.sequence += 1;
+        client.say(ContentType::ApplicationData, b"x").await;
+        assert_eq!(server.read_from_kernel(&mut room).expect_err("wrong").kind(), io::ErrorKind::InvalidData);
+        drop(server);
+        let mut told = Vec::new();
+        client.wire.read_to_end(&mut told).await.expect("ends");
+        assert!(told.len() >= 24 && told[told.len() - 24..].starts_with(&[23, 3, 3, 0, 19]), "an alert: {told:?}");
     }
 }
