@@ -2,8 +2,8 @@
 //!
 //! The machine reads, checks and assembles what the client sends, and answers Pings and Closes by itself. Between messages it knows nothing that a
 //! new one would not, so a connection that waits is its stream and nothing else; the machine and its buffers are made when bytes come and dropped
-//! when all of them are dealt with. Data frames to the client go around it: it would keep a buffer as large as the largest frame ever sent. The two
-//! share the stream at frame boundaries only.
+//! when all of them are dealt with. A [short frame](short) that comes whole and by itself needs none. Data frames to the client go around it: it would
+//! keep a buffer as large as the largest frame ever sent. The two share the stream at frame boundaries only.
 
 use std::io;
 use std::mem::MaybeUninit;
