@@ -4,20 +4,19 @@
 
 mod reliable;
 mod resume;
+mod writing;
 
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::oneshot;
-use tokio::time::Instant;
 
 use self::reliable::Reliable;
 use self::resume::Detached;
+use self::writing::InFlight;
 use super::closer::Closer;
 use super::deadline::Deadline;
 use super::dues::Dues;
@@ -26,13 +25,12 @@ use super::pinged::Pinged;
 use super::plain::{HEARTBEAT, Meaning, meaning};
 use super::rate::Limiter;
 use super::session::Host;
-use super::{Admission, FrameSocket, Inbound, PingPayload, ServerBeat, greet, wire_limit};
+use super::{Admission, FrameSocket, Inbound, greet, wire_limit};
 use crate::clock::{Clock, Millis};
 use crate::close::{CloseReason, Excess};
 use crate::event::Payload;
 use crate::log::{BoxFuture, Slot};
 use crate::metrics::{Beat, SendOutcome};
-use crate::outbox::{Frame, Reclaimed, Written};
 use crate::registry::{Connection, Registration, signal};
 
 /// Frames handled at one go before others get their turn.
@@ -41,22 +39,11 @@ const READ_BURST: usize = 32;
 /// Frames read from a socket that cannot be written to any more, to find its client's Close.
 const LAST_WORDS: usize = 10 * READ_BURST;
 
-/// Bytes gathered for one write.
-const WRITE_BURST: usize = 16 * 1024;
-
 /// How long a message waits for the log before its client is told to try later.
 const LOG_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long a message may take from its first fragment to its last.
 const ASSEMBLY_DEADLINE: Millis = 60_000;
-
-/// What is being written, and whom to tell when it is.
-#[derive(Default)]
-struct InFlight {
-    receipts: Vec<oneshot::Sender<Written>>,
-    frames: u64,
-    bytes: u64,
-}
 
 /// Why reading has stopped, and for how long at the most.
 struct Pause {
@@ -171,159 +158,6 @@ impl<S: FrameSocket> Driver<S> {
     fn drop_outbox(&self) {
         let dropped = self.connection().drop_unsent(false);
         self.host.metrics.sends.of(SendOutcome::Dropped).inc_by(dropped);
-    }
-
-    /// Writes what is in the outbox as far as the client takes it. Ready when there is nothing left.
-    fn poll_write(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CloseReason>> {
-        loop {
-            match self.socket.poll_flush(context) {
-                Poll::Ready(Ok(())) => self.written(),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(close_reason(error))),
-                Poll::Pending => {
-                    let (timeout, clock) = (self.host.settings.write_timeout, self.registration.registry().clock());
-                    ready!(self.dues.poll_write(timeout, clock, context));
-                    return Poll::Ready(Err(CloseReason::SlowClient));
-                }
-            }
-            if !self.gather() && self.socket.buffered() == 0 {
-                return Poll::Ready(Ok(()));
-            }
-        }
-    }
-
-    /// Everything handed to the socket has been taken by the kernel.
-    fn written(&mut self) {
-        self.dues.written();
-        let clock = self.registration.registry().clock();
-        if self.pinged.take_held_back(|| clock.monotonic()) {
-            self.ping();
-        }
-        if self.reliable.is_some() {
-            return self.flushed_envelopes();
-        }
-        let Some(written) = self.in_flight.take() else { return };
-        let InFlight { receipts, frames, bytes } = *written;
-        self.connection().traffic.count_written(frames, bytes, &self.host.metrics);
-        for receipt in receipts {
-            // Whoever asked may have stopped waiting.
-            let _ = receipt.send(Written::Yes);
-        }
-    }
-
-    /// Whether frames were given to the socket that the kernel has not taken whole.
-    fn is_in_flight(&self) -> bool {
-        match self.connection().reliable() {
-            Some(reliable) => reliable.window().is_in_flight(),
-            None => self.in_flight.is_some(),
-        }
-    }
-
-    /// Whether the client takes what it is sent, as far as is known.
-    fn takes_writes(&self) -> bool {
-        !self.dues.is_write_waiting() && !self.is_detached()
-    }
-
-    /// Moves frames from the outbox to the socket; false if there are none.
-    fn gather(&mut self) -> bool {
-        if self.reliable.is_some() {
-            return self.gather_envelopes();
-        }
-        if self.connection().outbox.is_idle() {
-            return false;
-        }
-        let now = Instant::now();
-        let mut any = false;
-        while self.socket.buffered() < WRITE_BURST {
-            let (frame, expired) = self.connection().outbox.pop(now);
-            self.host.metrics.sends.of(SendOutcome::Dropped).inc_by(expired);
-            let Some(frame) = frame else { break };
-            self.socket.queue(&frame.payload);
-            self.note_in_flight(frame);
-            any = true;
-        }
-        any
-    }
-
-    fn note_in_flight(&mut self, frame: Frame) {
-        let in_flight = self.in_flight.get_or_insert_default();
-        in_flight.frames += 1;
-        in_flight.bytes += frame.payload.len() as u64;
-        in_flight.receipts.extend(frame.receipt);
-    }
-
-    /// Lends the line to senders when there is nothing to write, so that they need not wake this task.
-    fn lend_line(&mut self) {
-        if self.is_open() && self.is_quiet() {
-            let socket = &self.socket;
-            self.lent = self.registration.connection().outbox.lend(|| socket.line());
-        }
-    }
-
-    /// Whether there is nothing to write, and nothing was begun, beside what may be in the outbox.
-    fn is_quiet(&self) -> bool {
-        let waits = self.in_flight.is_some() || self.dues.is_write_waiting();
-        !waits && self.reliable.is_none() && self.socket.is_idle()
-    }
-
-    /// Takes the line back, before anything is read or written: an answer to what is read may be written too. Pending while a sender writes, which wakes
-    /// this task when it has; it waits for nobody. Ready with whether the outbox is known to be idle: whoever puts something in it from now on wakes this
-    /// task too.
-    fn reclaim_line(&mut self) -> Poll<bool> {
-        if !self.lent {
-            return Poll::Ready(false);
-        }
-        let begun = match self.connection().outbox.reclaim() {
-            Reclaimed::NotYet => return Poll::Pending,
-            Reclaimed::Idle => {
-                self.lent = false;
-                return Poll::Ready(true);
-            }
-            Reclaimed::Yes(begun) => begun,
-        };
-        self.lent = false;
-        if let Some((frame, begun)) = begun {
-            self.socket.queue_rest(&frame.payload, begun);
-            self.note_in_flight(frame);
-        }
-        Poll::Ready(false)
-    }
-
-    /// The server's heartbeat.
-    fn beat(&mut self) {
-        // A client that does not take what it is sent needs no more of it; its write deadline runs.
-        if !self.takes_writes() {
-            return;
-        }
-        let (ping, text) = match self.host.settings.server_beat {
-            ServerBeat::Auto => (true, self.speaks_text),
-            ServerBeat::Ping => (true, false),
-            ServerBeat::Text => (false, true),
-            ServerBeat::Both => (true, true),
-            ServerBeat::Off => (false, false),
-        };
-        if ping {
-            self.ping();
-        }
-        if text && self.reliable.is_some() {
-            self.owe_beat();
-        } else if text {
-            self.socket.queue(&Payload::Text(Bytes::from_static(HEARTBEAT.as_bytes())));
-            self.host.metrics.heartbeats.of(Beat::TextOut).inc();
-        }
-    }
-
-    fn ping(&mut self) {
-        let now = self.clock().monotonic();
-        self.socket.queue_ping(self.pinged.next(now));
-        self.host.metrics.heartbeats.of(Beat::PingOut).inc();
-    }
-
-    /// Whether a Pong is the one that was waited for.
-    fn pong(&mut self, payload: PingPayload, now: Duration) -> bool {
-        let Some(round_trip) = self.pinged.answered(payload, now) else { return false };
-        let micros = u32::try_from(round_trip.as_micros()).unwrap_or(u32::MAX).max(1);
-        self.connection().traffic.round_trip_micros.store(micros, Ordering::Relaxed);
-        true
     }
 
     fn obey(&mut self, signals: u32) {

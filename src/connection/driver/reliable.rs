@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 use super::super::envelope::{self, FromClient, FromServer, Hello};
 use super::super::sessions::{Held, Secret, Sessions};
-use super::{Driver, Phase, WRITE_BURST};
+use super::writing::WRITE_BURST;
+use super::{Driver, Phase};
 use crate::clock::Millis;
 use crate::close::{CloseReason, Violation};
 use crate::connection::FrameSocket;
