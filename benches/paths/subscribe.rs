@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use bytes::{BufMut as _, BytesMut};
 use heartwire::drain::Drain;
 use heartwire::event::Payload;
-use heartwire::grpc::{Deps, DrainDefaults, Limits, Node, Services};
+use heartwire::grpc::{Deps, DrainDefaults, Limits, Node, Routes, Services};
 use heartwire::ids::ClientId;
 use heartwire::mailbox::{self, Mailboxes};
 use heartwire::pb;
@@ -16,8 +16,6 @@ use heartwire::store::Store;
 use http_body_util::{BodyExt as _, Full};
 use prost::Message as _;
 use tonic::body::Body;
-use tonic::service::Routes;
-use tower::ServiceExt as _;
 
 use crate::world::{World, name};
 
@@ -93,7 +91,7 @@ pub async fn read(times: usize) {
     assert!(times <= MESSAGES && times.is_multiple_of(BATCH));
     let world = World::with(crate::world::CADENCE, 64 << 20);
     fill(&world).await;
-    let response = routes(&world).oneshot(request()).await.expect("an answer");
+    let response = routes(&world).call(request()).await.expect("an answer");
     let mut body = response.into_body();
     while world.metrics.delivered.get() < times as u64 {
         let frame = body.frame().await.expect("more").expect("no error");

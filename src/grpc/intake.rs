@@ -35,7 +35,7 @@ impl Default for Intake {
 impl Intake {
     /// A body that is bounded in time and in what it holds. What is over a bound is refused; nothing waits.
     pub(super) fn bound<B>(&self, body: B) -> Bounded<B> {
-        Bounded { body, room: Arc::clone(&self.0), held: None, deadline: Box::pin(sleep(DEADLINE)) }
+        Bounded { body, room: Arc::clone(&self.0), held: None, deadline: None }
     }
 }
 
@@ -44,7 +44,8 @@ pub(super) struct Bounded<B> {
     body: B,
     room: Arc<Semaphore>,
     held: Option<OwnedSemaphorePermit>,
-    deadline: Pin<Box<Sleep>>,
+    /// Until when it has to be there; none before it had to be waited for. Most requests come whole with their headers.
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<B> Bounded<B> {
@@ -75,10 +76,10 @@ where
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(Status::from_error(error.into())))),
             Poll::Ready(None) => Poll::Ready(None),
-            Poll::Pending if self.deadline.as_mut().poll(context).is_ready() => {
-                Poll::Ready(Some(Err(Error::RequestTooSlow.into())))
+            Poll::Pending => {
+                let deadline = self.deadline.get_or_insert_with(|| Box::pin(sleep(DEADLINE)));
+                deadline.as_mut().poll(context).map(|()| Some(Err(Error::RequestTooSlow.into())))
             }
-            Poll::Pending => Poll::Pending,
         }
     }
 

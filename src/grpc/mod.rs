@@ -1,6 +1,7 @@
 //! The control plane: what backends call over gRPC. One file a service; generated types stop here.
 
 mod arguments;
+mod at_once;
 mod batch;
 mod call;
 mod connections;
@@ -23,6 +24,7 @@ mod messages;
 mod nodes;
 mod page;
 mod preface;
+mod routes;
 mod send_stream;
 mod server;
 mod snapshot;
@@ -35,13 +37,12 @@ mod tests;
 pub use error::DOMAIN;
 pub use health::Health;
 pub use listener::{Listener, UnixSocket};
+pub use routes::{Answering, Routes};
 pub use server::{MAX_CONNECTIONS, ServeError, Serving, serve};
 pub use subscribers::Subscribers;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
-
-use tonic::service::Routes;
 
 use crate::consumers::Consumers;
 use crate::dispatch::Dispatch;
@@ -197,13 +198,13 @@ impl Services {
                 .register_encoded_file_descriptor_set(tonic_types::pb::FILE_DESCRIPTOR_SET)
         };
         let messages = MessageServiceServer::new(messages::Messages(shared())).max_decoding_message_size(largest);
-        Ok(Routes::new(subscribe::EventServer::new(events::Events(shared())))
+        let others = tonic::service::Routes::new(subscribe::EventServer::new(events::Events(shared())))
             .add_service(ConnectionServiceServer::new(connections::Connections(shared())))
-            .add_service(messages)
             .add_service(NodeServiceServer::new(nodes::Nodes(shared())))
             .add_service(self.health.service())
             .add_service(reflection().build_v1()?)
             .add_service(reflection().build_v1alpha()?)
-            .prepare())
+            .prepare();
+        Ok(Routes::new(messages, others))
     }
 }

@@ -14,20 +14,20 @@ use std::time::Duration;
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::server::conn::http2;
 use hyper::{HeaderMap, Request, Response};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
-use tonic::service::Routes;
-use tower::Service as _;
 
+use super::at_once::AtOnce;
 use super::error::{in_our_words, trailers_of_shutdown};
 use super::intake::Intake;
 use super::listener::{Accepted, Listener};
 use super::preface::greet;
+use super::routes::{Answering, Routes};
 use crate::metrics::Metrics;
 use crate::shutdown::Closing;
 
@@ -138,7 +138,8 @@ where
         () = ended.now.cancelled() => return,
     };
     let Some(stream) = greeted else { return };
-    let mut builder = http2::Builder::new(TokioExecutor::new());
+    let calls = AtOnce::default();
+    let mut builder = http2::Builder::new(calls.clone());
     builder
         .timer(TokioTimer::new())
         .max_send_buf_size(SEND_BUFFER)
@@ -152,12 +153,12 @@ where
         .keep_alive_timeout(KEEPALIVE_TIMEOUT);
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), front));
     let outcome = tokio::select! {
-        outcome = connection.as_mut() => outcome,
+        outcome = calls.drive(connection.as_mut()) => outcome,
         () = ended.now.cancelled() => return,
         () = ended.stop.cancelled() => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
-                outcome = connection => outcome,
+                outcome = calls.drive(connection) => outcome,
                 () = ended.now.cancelled() => return,
             }
         }
@@ -205,10 +206,10 @@ pub(super) struct Front {
 impl hyper::service::Service<Request<Incoming>> for Front {
     type Response = Response<Body>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = Answering;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let mut routes = self.routes.clone();
+        let routes = &self.routes;
         // Health and reflection are not ours, and their streams know nothing of a shutdown.
         if !request.uri().path().starts_with("/grpc.") {
             // One that streams requests reads them as they come; any other is read whole before anything is done.

@@ -29,7 +29,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use super::intake::Intake;
 use super::server::{Ended, Front, serve_connection};
-use super::{Deps, DrainDefaults, Limits, Listener, Node, Services, Serving, serve};
+use super::{Deps, DrainDefaults, Limits, Listener, Node, Routes, Services, Serving, serve};
 use crate::clock::Clock;
 use crate::dispatch::Dispatch;
 use crate::drain::Drain;
@@ -141,7 +141,7 @@ impl Rig {
         rig
     }
 
-    fn parts(options: Options) -> (Self, tonic::service::Routes) {
+    fn parts(options: Options) -> (Self, Routes) {
         let (clock, metrics) = (Clock::default(), Arc::new(Metrics::default()));
         let retention = Retention { max_bytes: options.log_bytes, max_age: None };
         let new_log = || Arc::new(MemoryLog::new(retention, clock.clone(), Arc::clone(&metrics)));
