@@ -24,7 +24,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, watch};
@@ -200,8 +200,8 @@ where
         }
     });
     let http = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(time)
+        // Nobody needs hyper's own timer beside the deadline below.
+        .header_read_timeout(None)
         .max_headers(MAX_HEADERS)
         .max_buf_size(MAX_HEADER_BYTES)
         .serve_connection(TokioIo::new(stream), handler)
@@ -215,7 +215,6 @@ where
         match (outcome, served) {
             (Some(outcome), _) => count(outcome),
             (None, Err(_)) => count(Handshake::TimedOut),
-            (None, Ok(Err(error))) if error.is_timeout() => count(Handshake::TimedOut),
             (None, Ok(Err(_))) => count(Handshake::Malformed),
             // Opened and closed with nothing said, as health checks of load balancers do.
             (None, Ok(Ok(()))) => {}
