@@ -1,6 +1,6 @@
 //! Calls that can be answered at once are answered by the connection's own task; only those that have to wait get a task of their own.
 //!
-//! Most calls never wait: their request came whole with its headers, and a `Send` is written to the client's socket by the call itself. A task for each,
+//! A `Send` hardly ever waits: its request came whole with its headers, and it is written to the client's socket by the call itself. A task for each,
 //! as hyper makes with a runtime's executor, is woken on the other thread, where it contends with the connection for h2's lock of the
 //! connection's streams; with 64 calls in flight that cost a third of the processor time of a `Send` (docs/performance.md).
 
@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use hyper::rt::Executor;
@@ -20,29 +20,57 @@ const TOGETHER: usize = 32;
 /// keep another waiting for more than some milliseconds.
 const TURNS: usize = 4;
 
+/// Calls that may wait to be tried; the others get their tasks at once. More than a backend usually has in flight.
+const MOST_WAITING: usize = TURNS * TOGETHER;
+
 type Call = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// The calls of one connection that nobody has tried to answer yet: no more than it may have streams, since each comes of one.
-#[derive(Clone, Default)]
-pub(super) struct AtOnce(Arc<Mutex<VecDeque<Call>>>);
+/// The calls of one connection, which is driven by [`Calls::drive`]. When this is dropped, so are those that nobody has tried.
+#[derive(Default)]
+pub(super) struct Calls(Arc<Mutex<Waiting>>);
+
+/// Where the connection hands its calls over. Each of them has a clone, so it must not keep alive what they wait in.
+#[derive(Clone)]
+pub(super) struct AtOnce(Weak<Mutex<Waiting>>);
+
+/// Calls that nobody has tried yet, and whether they are about to be: while the connection is polled.
+#[derive(Default)]
+struct Waiting {
+    calls: VecDeque<Call>,
+    looked_after: bool,
+}
 
 impl<F: Future<Output = ()> + Send + 'static> Executor<F> for AtOnce {
-    /// Called by the connection for each request, from within [`AtOnce::drive`].
     fn execute(&self, call: F) {
-        self.calls().push_back(Box::pin(call));
+        if let Some(waiting) = self.0.upgrade() {
+            let mut waiting = lock(&waiting);
+            if waiting.looked_after && waiting.calls.len() < MOST_WAITING {
+                return waiting.calls.push_back(Box::pin(call));
+            }
+        }
+        tokio::spawn(call);
     }
 }
 
-impl AtOnce {
-    /// Drives a connection that hands its calls to this, and tries to answer them. It may be dropped and called again, as long as the connection is the same.
+impl Calls {
+    /// What the connection is to be given.
+    pub(super) fn executor(&self) -> AtOnce {
+        AtOnce(Arc::downgrade(&self.0))
+    }
+
+    /// Drives the connection, and tries to answer its calls. May be dropped and called again for the same connection.
     pub(super) async fn drive<C: Future>(&self, mut connection: Pin<&mut C>) -> C::Output {
         poll_fn(|context| {
             for _ in 0..TURNS {
                 // Reads whatever has come, and writes what was answered below.
+                lock(&self.0).looked_after = true;
                 let polled = connection.as_mut().poll(context);
+                lock(&self.0).looked_after = false;
                 if polled.is_ready() {
                     // What was asked before the end is done all the same.
-                    self.calls().drain(..).for_each(|call| drop(tokio::spawn(call)));
+                    while let Some(call) = self.next() {
+                        tokio::spawn(call);
+                    }
                     return polled;
                 }
                 if !self.try_some() {
@@ -65,20 +93,23 @@ impl AtOnce {
     }
 
     fn next(&self) -> Option<Call> {
-        self.calls().pop_front()
+        lock(&self.0).calls.pop_front()
     }
+}
 
-    /// Nobody panics while holding it.
-    fn calls(&self) -> MutexGuard<'_, VecDeque<Call>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+/// Nobody panics while holding it.
+fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// One that cannot be answered yet goes on in a task, which polls it again; so nobody has to be woken for this time.
 fn try_one(mut call: Call) {
-    let mut context = Context::from_waker(Waker::noop());
     // As in a task, a panic ends the call, whose stream is reset as it is dropped, and nobody else's.
-    if let Ok(Poll::Pending) = catch_unwind(AssertUnwindSafe(|| call.as_mut().poll(&mut context))) {
+    let tried = catch_unwind(AssertUnwindSafe(move || {
+        let pending = call.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending();
+        pending.then_some(call)
+    }));
+    if let Ok(Some(call)) = tried {
         tokio::spawn(call);
     }
 }
@@ -88,7 +119,8 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Wake;
-    use tokio::sync::mpsc::{Sender, channel};
+    use tokio::sync::mpsc::{Receiver, Sender, channel};
+    use tokio::task::Id;
 
     /// How often it was woken.
     #[derive(Default)]
@@ -100,27 +132,35 @@ mod tests {
         }
     }
 
-    /// A connection that hands over one call each time it is polled, and ends when there is none left.
-    fn connection(calls: &AtOnce, each: Vec<Call>) -> impl Future<Output = ()> + use<> {
-        let (calls, mut each) = (calls.clone(), VecDeque::from(each));
+    /// Tells in which task it was answered.
+    fn answered_in(task: &Sender<Option<Id>>) -> Call {
+        let task = task.clone();
+        Box::pin(async move { task.try_send(tokio::task::try_id()).expect("room") })
+    }
+
+    fn answers() -> (Sender<Option<Id>>, Receiver<Option<Id>>) {
+        channel(8 * MOST_WAITING)
+    }
+
+    /// A connection that hands these calls over, so many each time it is polled, and ends when there is none left.
+    fn connection(executor: AtOnce, calls: Vec<Call>, at_a_time: usize) -> impl Future<Output = ()> {
+        let mut calls = calls.into_iter();
         poll_fn(move |context| {
-            let Some(call) = each.pop_front() else { return Poll::Ready(()) };
-            calls.execute(call);
+            if calls.len() == 0 {
+                return Poll::Ready(());
+            }
+            calls.by_ref().take(at_a_time).for_each(|call| executor.execute(call));
             context.waker().wake_by_ref();
             Poll::Pending
         })
     }
 
-    /// Tells in which task it was answered.
-    fn answered_in(task: Sender<Option<tokio::task::Id>>) -> Call {
-        Box::pin(async move { task.try_send(tokio::task::try_id()).expect("room") })
-    }
-
-    async fn run(calls: Vec<Call>) -> Option<tokio::task::Id> {
-        let at_once = AtOnce::default();
-        let connection = connection(&at_once, calls);
+    /// Serves such a connection in a task, whose id this is.
+    async fn serve(calls: Vec<Call>) -> Option<Id> {
         let driven = tokio::spawn(async move {
-            at_once.drive(std::pin::pin!(connection)).await;
+            let waiting = Calls::default();
+            let connection = connection(waiting.executor(), calls, 1);
+            waiting.drive(std::pin::pin!(connection)).await;
             tokio::task::try_id()
         });
         driven.await.expect("the connection's task lives")
@@ -128,21 +168,21 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_need_not_wait_is_answered_in_the_connections_task() {
-        let (told, mut answered) = channel(2 * TOGETHER);
-        let task = run(vec![answered_in(told)]).await;
+        let (told, mut answered) = answers();
+        let task = serve(vec![answered_in(&told)]).await;
         assert_eq!(answered.recv().await, Some(task));
     }
 
     #[tokio::test]
     async fn a_call_that_waits_goes_on_in_a_task_of_its_own_and_stalls_nobody() {
-        let (told, mut answered) = channel(2 * TOGETHER);
+        let (told, mut answered) = answers();
         let (release, released) = tokio::sync::oneshot::channel::<()>();
-        let waiting = answered_in(told.clone());
+        let waiting = answered_in(&told);
         let waiting: Call = Box::pin(async move {
             released.await.expect("released");
             waiting.await;
         });
-        let task = run(vec![waiting, answered_in(told)]).await;
+        let task = serve(vec![waiting, answered_in(&told)]).await;
         assert_eq!(answered.recv().await, Some(task), "the second is not held up by the first");
         release.send(()).expect("it waits");
         let other = answered.recv().await.expect("answered");
@@ -150,32 +190,48 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_call_that_panics_ends_no_other() {
-        let (told, mut answered) = channel(2 * TOGETHER);
+    async fn a_call_that_panics_or_cannot_be_dropped_ends_no_other() {
+        struct Undroppable;
+        impl Future for Undroppable {
+            type Output = ();
+            fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+                Poll::Ready(())
+            }
+        }
+        impl Drop for Undroppable {
+            fn drop(&mut self) {
+                panic!("a test's own");
+            }
+        }
+        let (told, mut answered) = answers();
         let panicking: Call = Box::pin(async { panic!("a test's own") });
-        let task = run(vec![panicking, answered_in(told)]).await;
+        let task = serve(vec![panicking, Box::pin(Undroppable), answered_in(&told)]).await;
         assert_eq!(answered.recv().await, Some(task));
     }
 
     #[tokio::test]
-    async fn what_was_asked_before_the_connection_ended_is_done() {
-        let (told, mut answered) = channel(2 * TOGETHER);
-        let at_once = AtOnce::default();
-        at_once.execute(answered_in(told));
-        at_once.drive(std::pin::pin!(std::future::ready(()))).await;
+    async fn what_was_asked_in_the_connections_last_moment_is_done() {
+        let (told, mut answered) = answers();
+        let waiting = Calls::default();
+        let (executor, mut call) = (waiting.executor(), Some(answered_in(&told)));
+        let last = poll_fn(move |_| {
+            executor.execute(call.take().expect("polled once"));
+            Poll::Ready(())
+        });
+        waiting.drive(std::pin::pin!(last)).await;
         assert!(answered.recv().await.is_some());
     }
 
     #[tokio::test]
     async fn a_connection_whose_calls_never_cease_lets_others_have_their_turn() {
-        let (told, answered) = channel(2 * TURNS);
-        let at_once = AtOnce::default();
-        let calls = at_once.clone();
+        let (told, answered) = answers();
+        let waiting = Calls::default();
+        let executor = waiting.executor();
         let mut endless = std::pin::pin!(poll_fn(move |_| {
-            calls.execute(answered_in(told.clone()));
+            executor.execute(answered_in(&told));
             Poll::<()>::Pending
         }));
-        let mut driven = std::pin::pin!(at_once.drive(endless.as_mut()));
+        let mut driven = std::pin::pin!(waiting.drive(endless.as_mut()));
         let woken = Arc::new(Woken::default());
         let waker = Waker::from(Arc::clone(&woken));
         for turns in 1..=2 {
@@ -186,13 +242,71 @@ mod tests {
 
     #[tokio::test]
     async fn no_more_than_so_many_are_tried_before_the_connection_may_write() {
-        let at_once = AtOnce::default();
-        let (told, answered) = channel(2 * TOGETHER);
-        (0..TOGETHER + 1).for_each(|_| at_once.execute(answered_in(told.clone())));
-        assert!(at_once.try_some());
-        assert_eq!(answered.len(), TOGETHER);
-        assert!(at_once.try_some());
-        assert!(!at_once.try_some(), "nothing is left");
-        assert_eq!(answered.len(), TOGETHER + 1);
+        let (told, answered) = answers();
+        let waiting = Calls::default();
+        let (executor, told_of) = (waiting.executor(), told.clone());
+        let mut polls = Vec::new();
+        let mut written = std::pin::pin!(poll_fn(|_| {
+            if polls.is_empty() {
+                (0..=TOGETHER).for_each(|_| executor.execute(answered_in(&told_of)));
+            }
+            polls.push(answered.len());
+            if polls.len() < 3 { Poll::Pending } else { Poll::Ready(()) }
+        }));
+        waiting.drive(written.as_mut()).await;
+        assert_eq!(polls, [0, TOGETHER, TOGETHER + 1]);
+    }
+
+    #[tokio::test]
+    async fn what_comes_faster_than_it_is_tried_gets_tasks_and_does_not_pile_up() {
+        let (told, mut answered) = answers();
+        let calls: Vec<Call> = (0..3 * MOST_WAITING).map(|_| answered_in(&told)).collect();
+        let waiting = Calls::default();
+        let mut flood = std::pin::pin!(connection(waiting.executor(), calls, 2 * MOST_WAITING));
+        let mut driven = std::pin::pin!(waiting.drive(flood.as_mut()));
+        assert!(driven.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
+        assert!(lock(&waiting.0).calls.is_empty());
+        for _ in 0..3 * MOST_WAITING {
+            assert!(answered.recv().await.is_some(), "each is answered, wherever");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_handed_over_by_a_call_that_goes_on_alone_is_done_though_the_connection_sleeps() {
+        let (told, mut answered) = answers();
+        let waiting = Calls::default();
+        let executor = waiting.executor();
+        let mut connection = std::pin::pin!(std::future::pending::<()>());
+        let mut asleep = std::pin::pin!(waiting.drive(connection.as_mut()));
+        assert!(asleep.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        executor.execute(answered_in(&told));
+        let soon = std::time::Duration::from_secs(1);
+        let told = tokio::time::timeout(soon, answered.recv()).await.expect("answered soon");
+        assert!(told.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_is_cut_off_leaves_no_call_behind() {
+        let (told, answered) = answers();
+        let waiting = Calls::default();
+        // So many more than are tried that some are left.
+        let at_a_time = TOGETHER + TURNS;
+        let calls: Vec<Call> = (0..TURNS * at_a_time)
+            .map(|_| {
+                let (executor, call) = (waiting.executor(), answered_in(&told));
+                Box::pin(async move {
+                    call.await;
+                    drop(executor);
+                }) as Call
+            })
+            .collect();
+        {
+            let mut flood = std::pin::pin!(connection(waiting.executor(), calls, at_a_time));
+            let mut driven = std::pin::pin!(waiting.drive(flood.as_mut()));
+            assert!(driven.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        drop((waiting, told));
+        assert_eq!(answered.len(), TURNS * TOGETHER);
+        assert!(answered.is_closed(), "the calls that had not been tried are gone");
     }
 }

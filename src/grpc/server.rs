@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
 
-use super::at_once::AtOnce;
+use super::at_once::Calls;
 use super::error::{in_our_words, trailers_of_shutdown};
 use super::intake::Intake;
 use super::listener::{Accepted, Listener};
@@ -48,6 +48,8 @@ const LOCAL_RESETS: usize = 1024;
 const PENDING_RESETS: usize = 512;
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// The method that is called most, and that neither waits nor computes for long.
+const SEND: &str = "/heartwire.v1.MessageService/Send";
 /// The one method of ours that streams its requests.
 const SENDS_STREAM: &str = "/heartwire.v1.MessageService/SendStream";
 /// How long to wait after accepting failed for want of descriptors or memory.
@@ -138,8 +140,8 @@ where
         () = ended.now.cancelled() => return,
     };
     let Some(stream) = greeted else { return };
-    let calls = AtOnce::default();
-    let mut builder = http2::Builder::new(calls.clone());
+    let calls = Calls::default();
+    let mut builder = http2::Builder::new(calls.executor());
     builder
         .timer(TokioTimer::new())
         .max_send_buf_size(SEND_BUFFER)
@@ -212,23 +214,35 @@ impl hyper::service::Service<Request<Incoming>> for Front {
         let routes = &self.routes;
         // Health and reflection are not ours, and their streams know nothing of a shutdown.
         if !request.uri().path().starts_with("/grpc.") {
+            let at_once = request.uri().path() == SEND;
             // One that streams requests reads them as they come; any other is read whole before anything is done.
-            if request.uri().path() == SENDS_STREAM {
-                let response = routes.call(request);
-                return Box::pin(async move { Ok(in_our_words(response.await?)) });
-            }
-            let intake = self.intake.clone();
-            let response = routes.call(request.map(|body| intake.bound(body)));
-            return Box::pin(async move { Ok(in_our_words(response.await?)) });
+            let response = if request.uri().path() == SENDS_STREAM {
+                routes.call(request)
+            } else {
+                let intake = self.intake.clone();
+                routes.call(request.map(|body| intake.bound(body)))
+            };
+            return Box::pin(async move {
+                if !at_once {
+                    a_task_of_its_own().await;
+                }
+                Ok(in_our_words(response.await?))
+            });
         }
         let closing = self.closing.clone();
         // The request ends too: reflection holds on to it, and with it to the connection, until it does.
         let response = routes.call(request.map(|body| UntilClosing::new(body, closing.clone(), None)));
         Box::pin(async move {
+            a_task_of_its_own().await;
             let trailers = Some(trailers_of_shutdown());
             Ok(response.await?.map(|body| Body::new(UntilClosing::new(body, closing, trailers))))
         })
     }
+}
+
+/// What may look at many connections, or write for long, must not do so in its connection's time: not done when it is tried, it gets a task.
+async fn a_task_of_its_own() {
+    tokio::task::yield_now().await;
 }
 
 /// A body that ends, with trailers or without, when the node goes down.

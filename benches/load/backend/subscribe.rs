@@ -111,11 +111,11 @@ impl Backend {
             client.ready().await.map_err(|error| error.to_string())?;
             let codec = ProstCodec::<pb::SubscribeRequest, B>::default();
             let answer = client.server_streaming(Request::new(request), PathAndQuery::from_static(SUBSCRIBE), codec);
-            let answer =
-                tokio::time::timeout(CALL_LIMIT, answer).await.map_err(|_| "no subscription in time".to_owned())?;
-            answer.map_err(|status| format!("cannot subscribe: {status}"))
+            answer.await.map_err(|status| format!("cannot subscribe: {status}"))
         };
-        Ok(Opened { stream: self.runtime.block_on(call)?.into_inner(), begun })
+        let call = async { tokio::time::timeout(CALL_LIMIT, call).await };
+        let answer = self.runtime.block_on(call).map_err(|_| "no subscription in time".to_owned())??;
+        Ok(Opened { stream: answer.into_inner(), begun })
     }
 
     /// Reads in a task. `take` tells how many events a batch has, and whether the last is the last word.

@@ -27,11 +27,12 @@ fn run(stage: &Stage<'_>) -> Result<Outcome, String> {
     let own = clients_cpu()?;
     let begin = Instant::now();
     let failures = stage.connect(&mut crowd, 0..connections, HANDSHAKES)?;
+    let own = clients_cpu()?.saturating_sub(own);
     if let Some(backend) = &backend {
         backend.wait_for_count(connections, Duration::from_secs(10))?;
     }
     let elapsed = begin.elapsed();
-    let (spent, own) = (server.cpu().saturating_sub(before), clients_cpu()?.saturating_sub(own));
+    let spent = server.cpu().saturating_sub(before);
     let each = |time: Duration| time.as_secs_f64() * 1e6 / connections as f64;
     let mut outcome = Outcome {
         measured: vec![
