@@ -142,6 +142,12 @@ mod tests {
         channel(8 * MOST_WAITING)
     }
 
+    /// The task of the next answer; one that does not come is a failure, and not waited for.
+    async fn soon(answered: &mut Receiver<Option<Id>>) -> Option<Id> {
+        let answer = tokio::time::timeout(std::time::Duration::from_secs(1), answered.recv()).await;
+        answer.expect("answered soon").expect("somebody to answer")
+    }
+
     /// A connection that hands these calls over, so many each time it is polled, and ends when there is none left.
     fn connection(executor: AtOnce, calls: Vec<Call>, at_a_time: usize) -> impl Future<Output = ()> {
         let mut calls = calls.into_iter();
@@ -166,14 +172,14 @@ mod tests {
         driven.await.expect("the connection's task lives")
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_call_that_need_not_wait_is_answered_in_the_connections_task() {
         let (told, mut answered) = answers();
         let task = serve(vec![answered_in(&told)]).await;
-        assert_eq!(answered.recv().await, Some(task));
+        assert_eq!(soon(&mut answered).await, task);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_call_that_waits_goes_on_in_a_task_of_its_own_and_stalls_nobody() {
         let (told, mut answered) = answers();
         let (release, released) = tokio::sync::oneshot::channel::<()>();
@@ -183,13 +189,13 @@ mod tests {
             waiting.await;
         });
         let task = serve(vec![waiting, answered_in(&told)]).await;
-        assert_eq!(answered.recv().await, Some(task), "the second is not held up by the first");
+        assert_eq!(soon(&mut answered).await, task, "the second is not held up by the first");
         release.send(()).expect("it waits");
-        let other = answered.recv().await.expect("answered");
+        let other = soon(&mut answered).await;
         assert!(other.is_some() && other != task, "{other:?}");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_call_that_panics_or_cannot_be_dropped_ends_no_other() {
         struct Undroppable;
         impl Future for Undroppable {
@@ -206,10 +212,10 @@ mod tests {
         let (told, mut answered) = answers();
         let panicking: Call = Box::pin(async { panic!("a test's own") });
         let task = serve(vec![panicking, Box::pin(Undroppable), answered_in(&told)]).await;
-        assert_eq!(answered.recv().await, Some(task));
+        assert_eq!(soon(&mut answered).await, task);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_was_asked_in_the_connections_last_moment_is_done() {
         let (told, mut answered) = answers();
         let waiting = Calls::default();
@@ -219,10 +225,10 @@ mod tests {
             Poll::Ready(())
         });
         waiting.drive(std::pin::pin!(last)).await;
-        assert!(answered.recv().await.is_some());
+        assert!(soon(&mut answered).await.is_some());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_connection_whose_calls_never_cease_lets_others_have_their_turn() {
         let (told, answered) = answers();
         let waiting = Calls::default();
@@ -240,7 +246,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn no_more_than_so_many_are_tried_before_the_connection_may_write() {
         let (told, answered) = answers();
         let waiting = Calls::default();
@@ -257,17 +263,24 @@ mod tests {
         assert_eq!(polls, [0, TOGETHER, TOGETHER + 1]);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_comes_faster_than_it_is_tried_gets_tasks_and_does_not_pile_up() {
         let (told, mut answered) = answers();
-        let calls: Vec<Call> = (0..3 * MOST_WAITING).map(|_| answered_in(&told)).collect();
         let waiting = Calls::default();
-        let mut flood = std::pin::pin!(connection(waiting.executor(), calls, 2 * MOST_WAITING));
-        let mut driven = std::pin::pin!(waiting.drive(flood.as_mut()));
-        assert!(driven.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_ready());
-        assert!(lock(&waiting.0).calls.is_empty());
+        let (executor, mut piled_up) = (waiting.executor(), None);
+        let mut flood = std::pin::pin!(poll_fn(|_| {
+            if piled_up.is_some() {
+                return Poll::Ready(());
+            }
+            (0..3 * MOST_WAITING).for_each(|_| executor.execute(answered_in(&told)));
+            piled_up = Some(lock(&waiting.0).calls.len());
+            Poll::Pending
+        }));
+        waiting.drive(flood.as_mut()).await;
+        assert_eq!(piled_up, Some(MOST_WAITING));
         for _ in 0..3 * MOST_WAITING {
-            assert!(answered.recv().await.is_some(), "each is answered, wherever");
+            // Each is, in whichever task.
+            soon(&mut answered).await;
         }
     }
 
@@ -280,12 +293,10 @@ mod tests {
         let mut asleep = std::pin::pin!(waiting.drive(connection.as_mut()));
         assert!(asleep.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
         executor.execute(answered_in(&told));
-        let soon = std::time::Duration::from_secs(1);
-        let told = tokio::time::timeout(soon, answered.recv()).await.expect("answered soon");
-        assert!(told.is_some());
+        assert!(soon(&mut answered).await.is_some());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_connection_that_is_cut_off_leaves_no_call_behind() {
         let (told, answered) = answers();
         let waiting = Calls::default();
