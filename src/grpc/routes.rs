@@ -17,7 +17,7 @@ pub type Answering = Pin<Box<dyn Future<Output = Result<Response<tonic::body::Bo
 /// All services; cheap to clone. From [`Services::routes`](super::Services::routes).
 #[derive(Clone)]
 pub struct Routes {
-    /// Called by name, since tonic's router, which is made for many more, would be a tenth of what a `Send` costs.
+    /// Called by name: tonic's router took some 7 % of the instructions of a `Send`, by callgrind.
     messages: MessageServiceServer<Messages>,
     others: tonic::service::Routes,
 }
