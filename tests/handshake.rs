@@ -1,6 +1,7 @@
 //! Which requests become WebSockets, and what the others are told.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -109,6 +110,25 @@ async fn a_handshake_that_is_not_finished_in_time_is_closed_and_its_slot_is_free
     }
     assert_eq!(node.handshakes("timed_out").await, 2.0);
     assert_eq!(node.handshakes("upgraded").await, 2.0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn with_several_threads_there_are_as_many_slots_and_whoever_dawdles_takes_only_one() {
+    let node = Node::with(|config| config.ws.max_handshakes = 4).await;
+    let mut dawdlers = Vec::new();
+    for _ in 0..3 {
+        dawdlers.push(TcpStream::connect(node.ws).await.expect("connects"));
+    }
+    for i in 0..20 {
+        let _client = node.connect(&format!("alice-{i}")).await;
+    }
+    dawdlers.push(TcpStream::connect(node.ws).await.expect("connects"));
+    let mut waiting = pin!(node.connect("bob"));
+    let early = tokio::time::timeout(Duration::from_millis(100), waiting.as_mut()).await;
+    assert!(early.is_err(), "no slot is left");
+    dawdlers.pop();
+    let _client = waiting.await;
+    assert_eq!(node.handshakes("timed_out").await, 0.0);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! The WebSocket listener: accepts, shakes hands off the accept loop, and hands sockets over to [`crate::connection`].
+//! The WebSocket listener: accepts, shakes hands with a few at a time, and hands sockets over to [`crate::connection`].
 
 mod boundaries;
 mod handshake;
@@ -6,6 +6,7 @@ mod prompt;
 mod short;
 mod socket;
 mod tls;
+mod turns;
 mod wire;
 
 pub use handshake::HandshakeSettings;
@@ -14,11 +15,15 @@ pub use tls::{Certificate, CertificateError, Tls};
 pub use wire::Wire;
 
 use std::convert::Infallible;
+use std::future::{Future as _, poll_fn};
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::stream::{self, Stream};
 use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
@@ -27,16 +32,19 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{Semaphore, watch};
+use tokio::runtime::Handle;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::connection::{self, Admissions, AnySocket, Handshaken, Host};
 use crate::line::Line;
 use crate::log::LogHealth;
-use crate::metrics::Handshake;
+use crate::metrics::{Handshake, Metrics};
 use handshake::{Denied, Granted, judge, switching};
 use prompt::Prompt;
 use tls::HandshakeError;
+use turns::{TOGETHER, Turns};
 
 /// The most header fields of a handshake; more are answered 431.
 const MAX_HEADERS: usize = 100;
@@ -65,58 +73,82 @@ pub struct WsServer {
     pub log: watch::Receiver<LogHealth>,
 }
 
-/// Accepts connections until the node drains; then the listener is closed. Each is handled in a task of its own.
+/// Accepts connections until the node drains; then the listener is closed, and handshakes that are not done are given up. As many lanes as the
+/// runtime has threads share the work.
 pub async fn serve(listener: TcpListener, server: Arc<WsServer>) {
-    let slots = Arc::new(Semaphore::new(server.max_handshakes));
-    let draining = server.host.draining.clone();
-    let (mut prompt, mut failures) = (Prompt::of(&listener), 0u64);
-    loop {
-        let accepted = tokio::select! {
-            () = draining.cancelled() => return,
-            accepted = async {
-                // The semaphore is never closed.
-                let slot = Arc::clone(&slots).acquire_owned().await;
-                (slot, listener.accept().await)
-            } => accepted,
-        };
-        match accepted {
-            (slot, Ok((stream, address))) => {
-                failures = 0;
-                prompt.see_to(&stream);
-                let server = Arc::clone(&server);
-                let tasks = server.host.tasks.clone();
-                tasks.spawn(async move {
-                    let shaken = tokio::select! {
-                        // A handshake that dawdles must not hold a shutdown up.
-                        () = server.host.draining.cancelled() => return,
-                        shaken = take_in(&server, stream, address) => shaken,
-                    };
-                    let Some((socket, granted)) = shaken else { return };
-                    drop(slot);
-                    let handshaken = Handshaken {
-                        client_id: granted.client_id,
-                        remote_address: address,
-                        reliable: granted.reliable,
-                    };
-                    let host = Arc::clone(&server.host);
-                    match socket {
-                        Socket::Plain(socket) => connection::run(host, socket, handshaken, granted.entry).await,
-                        // In a box of its own, or every plain connection would carry the room for it.
-                        Socket::Tls(socket) => {
-                            Box::pin(connection::run(host, socket, handshaken, granted.entry)).await;
-                        }
-                    }
-                });
-            }
-            (_, Err(error)) => {
-                server.host.metrics.accept_errors.inc();
-                if failures.is_multiple_of(100) {
-                    tracing::warn!(%error, "cannot accept a connection; trying on");
+    let lanes = Handle::current().metrics().num_workers().min(server.max_handshakes).max(1);
+    let (listener, mut serving) = (Arc::new(listener), JoinSet::new());
+    for _ in 0..lanes {
+        serving.spawn(lane(Arc::clone(&listener), Arc::clone(&server), server.max_handshakes / lanes));
+    }
+    drop(listener);
+    while let Some(ended) = serving.join_next().await {
+        if let Some(panic) = ended.err().and_then(|error| error.try_into_panic().ok()) {
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
+
+/// Accepts connections and shakes hands with at most so many at a time.
+async fn lane(listener: Arc<TcpListener>, server: Arc<WsServer>, most: usize) {
+    let mut draining = pin!(server.host.draining.cancelled());
+    let mut arrivals = pin!(arrivals(listener, Arc::clone(&server.host.metrics)));
+    let mut handshakes = Turns::new();
+    poll_fn(|context| {
+        if draining.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut arrived = 0;
+        while arrived < TOGETHER
+            && handshakes.len() < most
+            && let Poll::Ready(Some((stream, address))) = arrivals.as_mut().poll_next(context)
+        {
+            handshakes.push(welcome(Arc::clone(&server), stream, address));
+            arrived += 1;
+        }
+        let was_full = handshakes.len() >= most;
+        handshakes.poll_some(context);
+        if arrived == TOGETHER || was_full && handshakes.len() < most {
+            // More may have come, and nothing else would wake this task for them.
+            context.waker().wake_by_ref();
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Who comes, without an end.
+fn arrivals(listener: Arc<TcpListener>, metrics: Arc<Metrics>) -> impl Stream<Item = (TcpStream, SocketAddr)> {
+    let prompt = Prompt::of(&listener);
+    stream::unfold((listener, metrics, prompt), |(listener, metrics, mut prompt)| async move {
+        let mut failures = 0u64;
+        loop {
+            match listener.accept().await {
+                Ok((stream, address)) => {
+                    prompt.see_to(&stream);
+                    return Some(((stream, address), (listener, metrics, prompt)));
                 }
-                failures += 1;
-                tokio::time::sleep(ACCEPT_REST).await;
+                Err(error) => {
+                    metrics.accept_errors.inc();
+                    if failures.is_multiple_of(100) {
+                        tracing::warn!(%error, "cannot accept a connection; trying on");
+                    }
+                    failures += 1;
+                    tokio::time::sleep(ACCEPT_REST).await;
+                }
             }
         }
+    })
+}
+
+/// From a TCP connection to a task that has its WebSocket.
+async fn welcome(server: Arc<WsServer>, stream: TcpStream, address: SocketAddr) {
+    let Some((socket, granted)) = take_in(&server, stream, address).await else { return };
+    let handshaken = Handshaken { client_id: granted.client_id, remote_address: address, reliable: granted.reliable };
+    let (host, tasks) = (Arc::clone(&server.host), &server.host.tasks);
+    match socket {
+        Socket::Plain(socket) => drop(tasks.spawn(connection::run(host, socket, handshaken, granted.entry))),
+        Socket::Tls(socket) => drop(tasks.spawn(connection::run(host, socket, handshaken, granted.entry))),
     }
 }
 
