@@ -70,6 +70,23 @@ fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     // A restart must not wait for connections of the last run to be forgotten.
     socket.set_reuseaddr(true)?;
+    // Before anybody can connect: sockets have it from their listener where the system does that, and who came before would not. One that refuses works all the same.
+    let _ = socket.set_nodelay(true);
     socket.bind(address)?;
     socket.listen(BACKLOG)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::net::TcpStream;
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn whoever_connects_before_the_node_has_started_has_a_prompt_socket_too() {
+        let listener = tcp(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+        let _client = TcpStream::connect(listener.local_addr().expect("an address")).await.expect("connected");
+        let (early, _) = listener.accept().await.expect("accepted");
+        assert!(early.nodelay().expect("an option"));
+    }
 }
