@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::config::ListenAddress;
+use futures_util::FutureExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 
@@ -202,4 +203,73 @@ async fn a_cancelled_send_withdraws_nothing_that_was_accepted() {
     sending.abort();
     tokio::time::sleep(Duration::from_millis(50)).await;
     assert_eq!(write_out(&alice), ["hi"]);
+}
+
+/// Whether a connection answers this call while nothing but the connection itself is polled, and whether it does once other tasks run.
+async fn answered_by_itself_and_at_last(path: &str, message: &impl prost::Message) -> (bool, bool) {
+    let (rig, routes) = Rig::parts(Options::default());
+    let front = Front { routes, closing: rig.closing.clone(), intake: Intake::default() };
+    let ended = Ended { stop: rig.stop.clone(), now: rig.closing.now().clone() };
+    let (mut ours, theirs) = tokio::io::duplex(64 << 10);
+    let content_type = b"application/grpc";
+    // :method POST and :scheme http by the static table, :path and content-type as literals (RFC 7541, 6.2.2).
+    let head =
+        [&[0x83, 0x86, 0x04, path.len() as u8], path.as_bytes(), &[0x0f, 0x10, content_type.len() as u8], content_type];
+    let message = message.encode_to_vec();
+    let body = [&[0], &(message.len() as u32).to_be_bytes()[..], &message].concat();
+    let said = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        h2_frame(4, 0, 0, b""),
+        h2_frame(1, 4, 1, &head.concat()),
+        h2_frame(0, 1, 1, &body),
+    ];
+    ours.write_all(&said.concat()).await.expect("room");
+    let mut connection = Box::pin(serve_connection(theirs, front, ended));
+    let mut heard = Vec::new();
+    let mut answered = |ours: &mut tokio::io::DuplexStream| {
+        while let Some(read) = ours.read_buf(&mut heard).now_or_never() {
+            assert!(read.expect("a pipe") > 0, "the connection lives");
+        }
+        let mut frames = &heard[..];
+        while let Some((head, rest)) = frames.split_at_checked(9) {
+            // HEADERS of the stream.
+            if head[3] == 1 && head[5..] == [0, 0, 0, 1] {
+                return true;
+            }
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+            frames = rest.get(length..).unwrap_or_default();
+        }
+        false
+    };
+    // Nothing is awaited here, so the runtime runs no other task.
+    for _ in 0..10 {
+        assert!((&mut connection).now_or_never().is_none(), "it lives");
+    }
+    let by_itself = answered(&mut ours);
+    let serving = tokio::spawn(connection);
+    for _ in 0..100 {
+        tokio::task::yield_now().await;
+    }
+    serving.abort();
+    (by_itself, answered(&mut ours))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_send_is_answered_by_its_connection_and_what_may_take_longer_by_a_task_of_its_own() {
+    let send = pb::SendRequest {
+        target: client("alice"),
+        payload: Some(pb::send_request::Payload::Text("hello".into())),
+        ..Default::default()
+    };
+    let sent = answered_by_itself_and_at_last("/heartwire.v1.MessageService/Send", &send).await;
+    assert_eq!(sent, (true, true));
+    let others = [
+        "/heartwire.v1.ConnectionService/ListConnections",
+        "/heartwire.v1.NodeService/GetNode",
+        "/heartwire.v1.MessageService/Broadcast",
+        "/grpc.health.v1.Health/Check",
+    ];
+    for path in others {
+        assert_eq!(answered_by_itself_and_at_last(path, &()).await, (false, true), "{path}");
+    }
 }
