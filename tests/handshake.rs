@@ -131,6 +131,40 @@ async fn with_several_threads_there_are_as_many_slots_and_whoever_dawdles_takes_
     assert_eq!(node.handshakes("timed_out").await, 0.0);
 }
 
+/// How many the kernel has for a listener that nobody has accepted.
+#[cfg(target_os = "linux")]
+fn waiting_in_the_kernel(listener: SocketAddr) -> usize {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("readable");
+    let address = format!(":{:04X}", listener.port());
+    let listening = |line: &&str| {
+        let fields: Vec<_> = line.split_whitespace().collect();
+        fields[1].ends_with(&address) && fields[3] == "0A"
+    };
+    let line = table.lines().skip(1).find(listening).expect("it listens");
+    let queue = line.split_whitespace().nth(4).and_then(|queues| queues.split_once(':')).expect("two queues").1;
+    usize::from_str_radix(queue, 16).expect("a number")
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn those_for_whom_there_are_places_wait_accepted_and_only_the_others_in_the_kernel() {
+    let node = Node::with(|config| {
+        config.ws.max_handshakes = 1;
+        config.ws.max_connections = 3;
+    })
+    .await;
+    let mut others = Vec::new();
+    for _ in 0..10 {
+        others.push(TcpStream::connect(node.ws).await.expect("connects"));
+    }
+    // One is under way, and as many wait as there are places.
+    let left = || async { (waiting_in_the_kernel(node.ws) == 6).then_some(()) };
+    eventually("six are left to the kernel", left).await;
+    others.clear();
+    let _client = node.connect("alice").await;
+    assert_eq!(waiting_in_the_kernel(node.ws), 0);
+}
+
 #[tokio::test]
 async fn one_that_dribbles_its_handshake_is_cut_off_at_the_same_time() {
     let node = Node::with(|config| config.ws.handshake_timeout = Duration::from_millis(200)).await;

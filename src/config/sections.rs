@@ -45,8 +45,9 @@ pub struct WsConfig {
     /// 10 min; then it is GONE. 0 = no resuming. Default 30 s: a tunnel, a change of networks, a laptop's lid.
     #[serde(with = "duration")]
     pub resume_window: Duration,
-    /// Handshakes under way at once, 1 to 1,000,000; beyond it sockets wait in the kernel's queue. Default 512:
-    /// a reconnect storm is admitted in slices that the processor can carry.
+    /// Handshakes under way at once, 1 to 1,000,000; beyond it sockets wait: accepted, 16,384 at most and
+    /// no more than there are places for, and then in the kernel's queue. Default 512: a reconnect storm is admitted in
+    /// slices that the processor can carry.
     pub max_handshakes: usize,
     /// `Origin` header values let in, compared exactly; others are answered 403. Each is `scheme://host[:port]`
     /// or `null`. Default empty = any origin, since clients that are not browsers send none that means anything.

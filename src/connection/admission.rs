@@ -82,6 +82,12 @@ impl Admissions {
         }
     }
 
+    /// How many places nobody has.
+    #[must_use]
+    pub fn free(&self) -> usize {
+        self.places.free.available_permits()
+    }
+
     /// A place for a connection from `address`. Where there is none, one that `may_resume` is let in for a while: sessions that have lost
     /// their sockets keep their places, and must not be kept from going on by them.
     ///

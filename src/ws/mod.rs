@@ -14,11 +14,12 @@ pub use socket::WsSocket;
 pub use tls::{Certificate, CertificateError, Tls};
 pub use wire::Wire;
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::future::{Future as _, poll_fn};
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -33,7 +34,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout, timeout_at};
 
@@ -55,6 +56,12 @@ const MAX_HEADER_BYTES: usize = 16 * 1024;
 /// How long accepting rests after it failed, so that running out of descriptors does not spin.
 const ACCEPT_REST: Duration = Duration::from_millis(100);
 
+/// Connections accepted in one turn of others: a third of a millisecond.
+const ACCEPTED_TOGETHER: usize = 64;
+
+/// Connections that may wait for their handshake to begin; the others wait in the kernel. Each is some 500 bytes and what the kernel has of it anyway.
+const MOST_WAITING: usize = 16_384;
+
 /// What the listener needs.
 pub struct WsServer {
     /// What connections share.
@@ -67,7 +74,7 @@ pub struct WsServer {
     pub handshake_timeout: Duration,
     /// What TLS needs; none where it is not spoken.
     pub tls: Option<Tls>,
-    /// How many may be under way; beyond it, newcomers wait in the kernel's backlog.
+    /// How many may be under way; beyond it newcomers wait, accepted where there are places for them, and then in the kernel's queue.
     pub max_handshakes: usize,
     /// Whether the log can take newcomers.
     pub log: watch::Receiver<LogHealth>,
@@ -77,9 +84,10 @@ pub struct WsServer {
 /// runtime has threads share the work.
 pub async fn serve(listener: TcpListener, server: Arc<WsServer>) {
     let lanes = Handle::current().metrics().num_workers().min(server.max_handshakes).max(1);
-    let (listener, mut serving) = (Arc::new(listener), JoinSet::new());
+    let (listener, waiting, mut serving) = (Arc::new(listener), Arc::new(Waiting::default()), JoinSet::new());
     for _ in 0..lanes {
-        serving.spawn(lane(Arc::clone(&listener), Arc::clone(&server), server.max_handshakes / lanes));
+        let (listener, waiting, server) = (Arc::clone(&listener), Arc::clone(&waiting), Arc::clone(&server));
+        serving.spawn(lane(listener, waiting, server, lanes));
     }
     drop(listener);
     while let Some(ended) = serving.join_next().await {
@@ -89,27 +97,75 @@ pub async fn serve(listener: TcpListener, server: Arc<WsServer>) {
     }
 }
 
-/// Accepts connections and shakes hands with at most so many at a time.
-async fn lane(listener: Arc<TcpListener>, server: Arc<WsServer>, most: usize) {
+/// Connections whose handshakes have not begun, of all lanes.
+#[derive(Default)]
+struct Waiting {
+    arrivals: Mutex<VecDeque<Arrival>>,
+    /// Wakes a lane that can begin some.
+    called: Notify,
+}
+
+type Arrival = (TcpStream, SocketAddr);
+
+impl Waiting {
+    fn arrivals(&self) -> MutexGuard<'_, VecDeque<Arrival>> {
+        // Nobody panics while holding it.
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Accepts connections, and shakes hands with its share of them. Accepting is the lesser part, and runs ahead: what the kernel's queue has no room
+/// for is sent again after a second, which is long for whoever comes back after a restart.
+async fn lane(listener: Arc<TcpListener>, waiting: Arc<Waiting>, server: Arc<WsServer>, lanes: usize) {
+    let most = server.max_handshakes / lanes;
     let mut draining = pin!(server.host.draining.cancelled());
-    let mut arrivals = pin!(arrivals(listener, Arc::clone(&server.host.metrics)));
+    let mut arriving = pin!(arriving(listener, Arc::clone(&server.host.metrics)));
+    let mut called = pin!(waiting.called.notified());
     let mut handshakes = Turns::new();
     poll_fn(|context| {
         if draining.as_mut().poll(context).is_ready() {
             return Poll::Ready(());
         }
-        let mut arrived = 0;
-        while arrived < TOGETHER
-            && handshakes.len() < most
-            && let Poll::Ready(Some((stream, address))) = arrivals.as_mut().poll_next(context)
-        {
-            handshakes.push(welcome(Arc::clone(&server), stream, address));
-            arrived += 1;
+        // Each will want a place, and what has a place has a descriptor. One waits in any case, to be told that there is none.
+        let room = server.admissions.free().clamp(1, MOST_WAITING);
+        let (mut arrived, mut listens) = (0, false);
+        while arrived < ACCEPTED_TOGETHER && !listens && waiting.arrivals().len() < room {
+            match arriving.as_mut().poll_next(context) {
+                Poll::Ready(Some(arrival)) => {
+                    waiting.arrivals().push_back(arrival);
+                    arrived += 1;
+                }
+                Poll::Ready(None) | Poll::Pending => listens = true,
+            }
         }
-        let was_full = handshakes.len() >= most;
+        for _ in 0..TOGETHER.min(most - handshakes.len()) {
+            let Some((stream, address)) = waiting.arrivals().pop_front() else { break };
+            handshakes.push(welcome(Arc::clone(&server), stream, address));
+        }
         handshakes.poll_some(context);
-        if arrived == TOGETHER || was_full && handshakes.len() < most {
-            // More may have come, and nothing else would wake this task for them.
+
+        let may_begin = handshakes.len() < most;
+        let left = {
+            let mut arrivals = waiting.arrivals();
+            if arrivals.is_empty() {
+                arrivals.shrink_to(ACCEPTED_TOGETHER);
+            }
+            arrivals.len()
+        };
+        let is_called = left > 0 || called.as_mut().poll(context).is_ready();
+        if is_called || !may_begin {
+            // It has been heard; and a lane that can begin none is not to be called.
+            called.set(waiting.called.notified());
+        }
+        if left > 0 {
+            // There may be others that can begin some of them now.
+            waiting.called.notify_one();
+        }
+        if may_begin && is_called {
+            context.waker().wake_by_ref();
+        }
+        if !listens && left < room {
+            // Nothing else would wake this task for those that may be accepted now.
             context.waker().wake_by_ref();
         }
         Poll::Pending
@@ -118,7 +174,7 @@ async fn lane(listener: Arc<TcpListener>, server: Arc<WsServer>, most: usize) {
 }
 
 /// Who comes, without an end.
-fn arrivals(listener: Arc<TcpListener>, metrics: Arc<Metrics>) -> impl Stream<Item = (TcpStream, SocketAddr)> {
+fn arriving(listener: Arc<TcpListener>, metrics: Arc<Metrics>) -> impl Stream<Item = Arrival> {
     let prompt = Prompt::of(&listener);
     stream::unfold((listener, metrics, prompt), |(listener, metrics, mut prompt)| async move {
         let mut failures = 0u64;
