@@ -1,7 +1,7 @@
 //! Handshakes that take turns: many in one task, of which a few are polled before others of the thread have theirs.
 //!
 //! With a task for each, a crowd that connects at once puts hundreds of handshakes before whatever is woken next, the heartbeats of those who are
-//! connected among it; measured, these came up to 0.2 s late where now they come within 0.06 s (docs/performance.md).
+//! connected among it; measured, these came up to 0.3 s late where now they come within 0.08 s (docs/performance.md).
 
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
