@@ -166,6 +166,22 @@ async fn those_for_whom_there_are_places_wait_accepted_and_only_the_others_in_th
 }
 
 #[tokio::test]
+async fn a_crowd_that_says_nothing_does_not_keep_those_behind_it_waiting_one_by_one() {
+    let node = Node::with(|config| {
+        config.ws.max_handshakes = 1;
+        config.ws.handshake_timeout = Duration::from_millis(500);
+    })
+    .await;
+    let mut crowd = Vec::new();
+    for _ in 0..40 {
+        crowd.push(TcpStream::connect(node.ws).await.expect("connects"));
+    }
+    // One after the other they would take twenty seconds, which is longer than is waited here.
+    let _client = tokio::time::timeout(SOON, node.connect("alice")).await.expect("soon");
+    assert_eq!(node.handshakes("timed_out").await, 40.0);
+}
+
+#[tokio::test]
 async fn one_that_dribbles_its_handshake_is_cut_off_at_the_same_time() {
     let node = Node::with(|config| config.ws.handshake_timeout = Duration::from_millis(200)).await;
     let mut dribbler = TcpStream::connect(node.ws).await.expect("connects");

@@ -24,6 +24,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use futures_util::stream::{self, Stream};
 use hyper::Request;
 use hyper::body::Incoming;
@@ -105,7 +106,8 @@ struct Waiting {
     called: Notify,
 }
 
-type Arrival = (TcpStream, SocketAddr);
+/// One of them, its client's end, and since when it waits.
+type Arrival = (TcpStream, SocketAddr, Instant);
 
 impl Waiting {
     fn arrivals(&self) -> MutexGuard<'_, VecDeque<Arrival>> {
@@ -139,8 +141,8 @@ async fn lane(listener: Arc<TcpListener>, waiting: Arc<Waiting>, server: Arc<WsS
             }
         }
         for _ in 0..TOGETHER.min(most - handshakes.len()) {
-            let Some((stream, address)) = waiting.arrivals().pop_front() else { break };
-            handshakes.push(welcome(Arc::clone(&server), stream, address));
+            let Some(arrival) = waiting.arrivals().pop_front() else { break };
+            handshakes.push(welcome(Arc::clone(&server), arrival));
         }
         handshakes.poll_some(context);
 
@@ -182,7 +184,7 @@ fn arriving(listener: Arc<TcpListener>, metrics: Arc<Metrics>) -> impl Stream<It
             match listener.accept().await {
                 Ok((stream, address)) => {
                     prompt.see_to(&stream);
-                    return Some(((stream, address), (listener, metrics, prompt)));
+                    return Some(((stream, address, Instant::now()), (listener, metrics, prompt)));
                 }
                 Err(error) => {
                     metrics.accept_errors.inc();
@@ -198,7 +200,12 @@ fn arriving(listener: Arc<TcpListener>, metrics: Arc<Metrics>) -> impl Stream<It
 }
 
 /// From a TCP connection to a task that has its WebSocket.
-async fn welcome(server: Arc<WsServer>, stream: TcpStream, address: SocketAddr) {
+async fn welcome(server: Arc<WsServer>, (stream, address, since): Arrival) {
+    // Who has waited that long and said nothing has had its time. Otherwise a few thousand such would keep everybody behind them waiting for minutes.
+    if since.elapsed() >= server.handshake_timeout && stream.peek(&mut [0]).now_or_never().is_none() {
+        server.host.metrics.handshakes.of(Handshake::TimedOut).inc();
+        return;
+    }
     let Some((socket, granted)) = take_in(&server, stream, address).await else { return };
     let handshaken = Handshaken { client_id: granted.client_id, remote_address: address, reliable: granted.reliable };
     let (host, tasks) = (Arc::clone(&server.host), &server.host.tasks);
