@@ -102,7 +102,7 @@ async fn a_handshake_that_is_not_finished_in_time_is_closed_and_its_slot_is_free
     for begun in [&b""[..], b"GET / HTTP/1.1\r\nHost: x\r\n"] {
         let mut half = TcpStream::connect(node.ws).await.expect("connects");
         half.write_all(begun).await.expect("writes");
-        // Waits in the backlog for the only slot.
+        // Waits for the only slot.
         let _client = node.connect("alice").await;
         let mut answer = String::new();
         let _ = tokio::time::timeout(SOON, half.read_to_string(&mut answer)).await.expect("it is closed");

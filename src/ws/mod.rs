@@ -36,7 +36,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinSet, unconstrained};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::connection::{self, Admissions, AnySocket, Handshaken, Host};
@@ -86,9 +86,11 @@ pub struct WsServer {
 pub async fn serve(listener: TcpListener, server: Arc<WsServer>) {
     let lanes = Handle::current().metrics().num_workers().min(server.max_handshakes).max(1);
     let (listener, waiting, mut serving) = (Arc::new(listener), Arc::new(Waiting::default()), JoinSet::new());
-    for _ in 0..lanes {
+    for number in 0..lanes {
+        // Their sum is the whole.
+        let most = (server.max_handshakes + number) / lanes;
         let (listener, waiting, server) = (Arc::clone(&listener), Arc::clone(&waiting), Arc::clone(&server));
-        serving.spawn(lane(listener, waiting, server, lanes));
+        serving.spawn(lane(listener, waiting, server, most));
     }
     drop(listener);
     while let Some(ended) = serving.join_next().await {
@@ -116,10 +118,9 @@ impl Waiting {
     }
 }
 
-/// Accepts connections, and shakes hands with its share of them. Accepting is the lesser part, and runs ahead: what the kernel's queue has no room
+/// Accepts connections, and shakes hands with `most` of them at a time. Accepting is the lesser part, and runs ahead: what the kernel's queue has no room
 /// for is sent again after a second, which is long for whoever comes back after a restart.
-async fn lane(listener: Arc<TcpListener>, waiting: Arc<Waiting>, server: Arc<WsServer>, lanes: usize) {
-    let most = server.max_handshakes / lanes;
+async fn lane(listener: Arc<TcpListener>, waiting: Arc<Waiting>, server: Arc<WsServer>, most: usize) {
     let mut draining = pin!(server.host.draining.cancelled());
     let mut arriving = pin!(arriving(listener, Arc::clone(&server.host.metrics)));
     let mut called = pin!(waiting.called.notified());
@@ -128,8 +129,8 @@ async fn lane(listener: Arc<TcpListener>, waiting: Arc<Waiting>, server: Arc<WsS
         if draining.as_mut().poll(context).is_ready() {
             return Poll::Ready(());
         }
-        // Each will want a place, and what has a place has a descriptor. One waits in any case, to be told that there is none.
-        let room = server.admissions.free().clamp(1, MOST_WAITING);
+        // Each will want a place, and what has a place, or is a handshake under way, has a descriptor. One waits in any case.
+        let room = (server.admissions.free() + (most - handshakes.len())).clamp(1, MOST_WAITING);
         let (mut arrived, mut listens) = (0, false);
         while arrived < ACCEPTED_TOGETHER && !listens && waiting.arrivals().len() < room {
             match arriving.as_mut().poll_next(context) {
@@ -154,9 +155,9 @@ async fn lane(listener: Arc<TcpListener>, waiting: Arc<Waiting>, server: Arc<WsS
             }
             arrivals.len()
         };
-        let is_called = left > 0 || called.as_mut().poll(context).is_ready();
+        let is_called = left > 0 || (may_begin && called.as_mut().poll(context).is_ready());
         if is_called || !may_begin {
-            // It has been heard; and a lane that can begin none is not to be called.
+            // It has been heard; and a lane that can begin none is not to be called: a call that it has not heard goes on to another.
             called.set(waiting.called.notified());
         }
         if left > 0 {
@@ -202,7 +203,7 @@ fn arriving(listener: Arc<TcpListener>, metrics: Arc<Metrics>) -> impl Stream<It
 /// From a TCP connection to a task that has its WebSocket.
 async fn welcome(server: Arc<WsServer>, (stream, address, since): Arrival) {
     // Who has waited that long and said nothing has had its time. Otherwise a few thousand such would keep everybody behind them waiting for minutes.
-    if since.elapsed() >= server.handshake_timeout && stream.peek(&mut [0]).now_or_never().is_none() {
+    if since.elapsed() >= server.handshake_timeout && unconstrained(stream.peek(&mut [0])).now_or_never().is_none() {
         server.host.metrics.handshakes.of(Handshake::TimedOut).inc();
         return;
     }

@@ -49,7 +49,7 @@ impl<F: Future<Output = ()>> Turns<F> {
         self.under_way.push(AssertUnwindSafe(turn).catch_unwind());
     }
 
-    /// Polls those that were woken, the first of them first, and no more than [`TOGETHER`]. If there are more, the task is woken again at once.
+    /// Polls those that were woken, no more than [`TOGETHER`], and roughly the first of them first. If there are more, the task is woken again at once.
     pub(super) fn poll_some(&mut self, context: &mut Context<'_>) {
         self.left.store(TOGETHER, Ordering::Relaxed);
         // As in a task, a panic ends one and no other.
@@ -65,7 +65,7 @@ impl<F: Future<Output = ()>> Future for Turn<F> {
         // All are polled by one task, so nothing comes between.
         let left = this.left.load(Ordering::Relaxed);
         if left == 0 {
-            // One that wakes itself is polled again in the next turn, and ends this one (FuturesUnordered: the second that does).
+            // One that wakes itself is polled again in a later turn, behind the others, and ends this one (FuturesUnordered: the second that does).
             context.waker().wake_by_ref();
             return Poll::Pending;
         }
